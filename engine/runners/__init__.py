@@ -1,0 +1,1 @@
+"""Runners: one interface over the inference backends."""

@@ -1,0 +1,1 @@
+"""The process: configuration, worker loop, command line."""

@@ -1,0 +1,1 @@
+"""From Findings to DICOM result objects, and their delivery to the PACS."""

@@ -1,0 +1,1 @@
+"""The DICOM listener: association policy, durable receipt, study completeness."""

@@ -1,0 +1,1 @@
+"""Offline work: data sets, training recipes, export to model packages, evaluation."""
