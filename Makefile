@@ -1,0 +1,59 @@
+# `make demo` shows the whole path, `make test` runs the tests; both make what they need in .venv and nothing outside.
+
+PYTHON ?= python3
+DATA ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.PHONY: help install demo test test-all lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo [DATA=DIR]  node and PACS on loopback, one study through both (DIR: a folder of DICOM files)"
+	@echo "make test             the tests that take seconds each"
+	@echo "make test-all         all tests, the slow ones too"
+	@echo "make lint             style, types, import rules"
+	@echo "make install          the node in .venv, without what only training and tests need"
+	@echo "make clean            remove .venv and everything made here"
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "lungnode needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv \
+	  || { echo "no virtual environment could be made; on Debian: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+.venv/serving: .venv/made pyproject.toml requirements.lock
+	@echo "installing lungnode in .venv ..."
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/testing: .venv/serving
+	@echo "installing what training and tests need in .venv ..."
+	@$(PIP) --editable '.[train,test]'
+	@touch $@
+
+install: .venv/serving
+
+demo: .venv/serving
+	@$(BIN)/lungnode demo $(if $(DATA),--data "$(DATA)")
+
+test: .venv/testing
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/testing
+	$(BIN)/python -m pytest
+
+lint: .venv/testing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: .venv/testing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
