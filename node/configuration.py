@@ -1,0 +1,326 @@
+"""The configuration of the node: `config.yaml`, overridden by environment variables `LUNGNODE_...`.
+
+An unknown key or a wrong value is an error that names the key, the value and what is allowed: a node that
+starts with a misspelt key would run with a default nobody asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+ENVIRONMENT_PREFIX = "LUNGNODE_"
+NESTED_DELIMITER = "__"
+INSTALLATION = Path(__file__).resolve().parents[1]
+
+T = TypeVar("T")
+
+ObjectKind = Literal["seg", "gsps", "pm", "sr"]
+"""The result objects that a destination may ask for."""
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; the message is one line a problem and says what is allowed."""
+
+
+def _ae_title(value: str) -> str:
+    """An AE title (PS3.5 6.2, VR AE): 1-16 printable ASCII characters, outer spaces dropped."""
+    title = value.strip(" ")
+    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):
+        raise ValueError("allowed are 1 to 16 printable ASCII characters without backslash")
+    return title
+
+
+def _database_url(value: str) -> str:
+    try:
+        url = make_url(value)
+    except ArgumentError:
+        raise ValueError("allowed is an SQLAlchemy URL such as sqlite:///var/lungnode.db") from None
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise ValueError("allowed are sqlite:///PATH and postgresql+psycopg://USER:PASSWORD@HOST/NAME")
+    return value
+
+
+def _not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
+    if not value:
+        raise ValueError("allowed is a list of at least 1")
+    return value
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListenerConfiguration(_Section):
+    """Who the node is on the network, and how many may talk to it at once."""
+
+    ae_title: AETitle = "LUNGNODE"
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: Port = 11112
+    max_associations: int = Field(default=16, ge=1, le=1000)
+
+
+class StorageConfiguration(_Section):
+    """Where received instances and results lie, and how much of the disk is left free."""
+
+    path: Path = Path("var")
+    reserve_mb: int = Field(default=512, ge=0)
+
+
+class DatabaseConfiguration(_Section):
+    """The study-state store."""
+
+    url: Annotated[str, AfterValidator(_database_url)] = "sqlite:///var/lungnode.db"
+
+
+class CompletenessConfiguration(_Section):
+    """When a study counts as complete."""
+
+    quiet_seconds: Seconds = 30.0
+    max_wait_seconds: Seconds = 1800.0
+
+    @model_validator(mode="after")
+    def _wait_covers_quiet(self) -> CompletenessConfiguration:
+        if self.max_wait_seconds < self.quiet_seconds:
+            raise ValueError(f"max_wait_seconds is less than quiet_seconds ({self.quiet_seconds:g})")
+        return self
+
+
+class DestinationConfiguration(_Section):
+    """One PACS that gets results, and which objects it gets."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: Port
+    objects: Annotated[tuple[ObjectKind, ...], AfterValidator(_not_empty)] = ("seg", "gsps", "pm", "sr")
+
+
+class WorkerConfiguration(_Section):
+    """The process that screens studies."""
+
+    lease_seconds: Seconds = 60.0
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    poll_seconds: Seconds = 0.5
+
+
+class DeliveryConfiguration(_Section):
+    """How results are sent, and how a destination that is away is tried again."""
+
+    first_retry_seconds: Seconds = 5.0
+    max_retry_seconds: Seconds = 900.0
+    poll_seconds: Seconds = 0.5
+
+    @model_validator(mode="after")
+    def _cap_covers_first(self) -> DeliveryConfiguration:
+        if self.max_retry_seconds < self.first_retry_seconds:
+            raise ValueError(
+                f"max_retry_seconds is less than first_retry_seconds ({self.first_retry_seconds:g})"
+            )
+        return self
+
+
+class LogConfiguration(_Section):
+    """What the node writes to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+def _installed_models() -> tuple[Path, ...]:
+    return INSTALLATION / "models" / "jcs-compact", INSTALLATION / "models" / "m3lung-compact"
+
+
+class Configuration(BaseSettings):
+    """The whole configuration; build it with `load_configuration`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter=NESTED_DELIMITER,
+        extra="forbid",
+        frozen=True,
+    )
+
+    listener: ListenerConfiguration = ListenerConfiguration()
+    storage: StorageConfiguration = StorageConfiguration()
+    database: DatabaseConfiguration = DatabaseConfiguration()
+    completeness: CompletenessConfiguration = CompletenessConfiguration()
+    destinations: tuple[DestinationConfiguration, ...] = ()
+    models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=_installed_models)
+    worker: WorkerConfiguration = WorkerConfiguration()
+    delivery: DeliveryConfiguration = DeliveryConfiguration()
+    log: LogConfiguration = LogConfiguration()
+
+    @model_validator(mode="after")
+    def _destinations_differ(self) -> Configuration:
+        names = [d.name for d in self.destinations]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"destination name {twice[0]!r} is used twice; each name is allowed once")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file; no other source is read."""
+        return env_settings, init_settings
+
+
+def load_configuration(path: Path | None = None) -> Configuration:
+    """Read `path` (None: defaults only), apply the environment, resolve relative paths.
+
+    Relative paths are resolved against the folder of the file, or the current folder where there is none.
+    Raises ConfigurationError.
+    """
+    content = {} if path is None else _read(path)
+    origin = "environment" if path is None else str(path)
+    _check_environment(os.environ)
+    try:
+        configuration = Configuration(**content)
+    except ValidationError as error:
+        lines = [f"{origin}: {_describe(e)}" for e in error.errors()]
+        raise ConfigurationError("\n".join(dict.fromkeys(lines))) from None
+    except (TypeError, ValueError) as error:  # pydantic-settings: an environment value that is no JSON
+        raise ConfigurationError(f"environment: {error}") from None
+    return resolve(configuration, Path.cwd() if path is None else path.resolve().parent)
+
+
+def resolve(configuration: Configuration, base: Path) -> Configuration:
+    """The same configuration with every relative path made absolute against `base`."""
+    url = make_url(configuration.database.url)
+    return configuration.model_copy(
+        update={
+            "storage": configuration.storage.model_copy(update={"path": base / configuration.storage.path}),
+            "database": configuration.database.model_copy(update={"url": _absolute(url, base)}),
+            "models": tuple(base / m for m in configuration.models),
+        }
+    )
+
+
+def _absolute(url: URL, base: Path) -> str:
+    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+        url = url.set(database=str(base / url.database))
+    return url.render_as_string(hide_password=False)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A YAML loader that refuses a key given twice, which plain YAML readers let the last one win."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} is given twice; once is allowed", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: cannot be read ({error.strerror}); give the file with --config"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: is not UTF-8 text; allowed is YAML in UTF-8") from None
+    try:
+        content = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigurationError(f"{path}: not valid YAML{mark}: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(
+            f"{path}: holds {type(content).__name__}; allowed is a mapping with {_keys(())}"
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    """Refuse a misspelt section: pydantic-settings looks only for the names it knows."""
+    for name in environment:
+        if not name.upper().startswith(ENVIRONMENT_PREFIX) or NESTED_DELIMITER not in name:
+            continue
+        section = name[len(ENVIRONMENT_PREFIX) :].split(NESTED_DELIMITER)[0].lower()
+        if section not in Configuration.model_fields:
+            raise ConfigurationError(f"environment: {name} names no section; allowed are {_keys(())}")
+
+
+def _describe(error: ErrorDetails) -> str:
+    """One line: key, value, what is allowed."""
+    location = error["loc"]
+    key = _dotted(location) or "configuration"
+    if error["type"] == "extra_forbidden":
+        return f"{key} is no known key{_suggestion(location)}; allowed here: {_keys(location[:-1])}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "model_type":
+        message = f"allowed is a mapping with {_keys(location)}"
+    return f"{key} = {_shown(key, error['input'])} is not allowed: {message[0].lower()}{message[1:]}"
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+def _shown(key: str, value: object) -> str:
+    if key == "database.url":
+        value = re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", str(value))
+    if isinstance(value, BaseModel | dict):
+        value = dict(value)
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    close = difflib.get_close_matches(str(location[-1]), list(_fields(location[:-1])), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _keys(location: tuple[int | str, ...]) -> str:
+    return ", ".join(_fields(location))
+
+
+def _fields(location: tuple[int | str, ...]) -> Iterator[str]:
+    """The keys that are allowed in the section at `location`."""
+    model: type[BaseModel] = Configuration
+    for part in location:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            model = annotation if isinstance(annotation, type) else DestinationConfiguration
+    yield from model.model_fields
