@@ -232,19 +232,28 @@ class JCSSegmenter(nn.Module):
         fifth = self.gam1(conv5)
         return [first, second, third, fourth, fifth, self.gam2(self.pool(fifth))]
 
-    def decode(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Side logits [N, 5, *size] from six encoder maps; channel 0 is level 1, the prediction."""
+    def decode(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Side logits of level 1 to 5, each [N, 1, h, w] at its level's size, from six encoder maps."""
         *laterals, coarser = maps
         coarser = self.bridge(coarser)
         sides: list[Tensor] = []
         for level in reversed(range(len(laterals))):
             coarser = self.fusions[level](laterals[level], coarser)
-            sides.append(resize(self.sides[level](coarser), size))
-        return torch.cat(sides[::-1], dim=1)
+            sides.append(self.sides[level](coarser))
+        return sides[::-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Side logits [N, 5, H, W] of x [N, 3, H, W]; sigmoid of channel 0 is the lesion probability."""
-        return self.decode(self.encode(x), spatial_size(x))
+        """Side logits [N, 5, H, W] of x [N, 3, H, W]; channel 0 is level 1, the prediction."""
+        return stack_sides(self.decode(self.encode(x)), spatial_size(x))
+
+    def prediction(self, x: Tensor) -> Tensor:
+        """Channel 0 of `forward` alone, [N, 1, H, W]; its sigmoid is the lesion probability."""
+        return resize(self.decode(self.encode(x))[0], spatial_size(x))
+
+
+def stack_sides(sides: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """[N, S, *size] from S side maps [N, 1, h, w]."""
+    return torch.cat([resize(side, size) for side in sides], dim=1)
 
 
 class FeatureFusion(nn.Module):
@@ -316,9 +325,16 @@ class JCSJoint(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Side logits [N, 5, H, W] of x [N, 3, H, W]; channel 0 is the prediction."""
+        return stack_sides(self._sides(x), spatial_size(x))
+
+    def prediction(self, x: Tensor) -> Tensor:
+        """Channel 0 of `forward` alone, [N, 1, H, W]; its sigmoid is the lesion probability."""
+        return resize(self._sides(x)[0], spatial_size(x))
+
+    def _sides(self, x: Tensor) -> list[Tensor]:
         *maps, sixth = self.segmenter.encode(x)
         fused = [fuse(m, a) for fuse, m, a in zip(self.fusions, maps, self.trunk(x), strict=True)]
-        return self.segmenter.decode([*fused, sixth], spatial_size(x))
+        return self.segmenter.decode([*fused, sixth])
 
 
 def _is_public(profile: Profile) -> bool:
