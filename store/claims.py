@@ -1,0 +1,179 @@
+"""Claims: which worker screens which study, for how long.
+
+A claim carries a lease that its worker renews, and a fence. Whoever comes after the lease ran out, or after an
+instance came late, meets a raised fence and is refused with LeaseLost: nothing is written twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from store import ledger
+from store.models import Instance, Revision, Study
+from store.revisions import predecessor_documents
+from store.states import StudyState
+
+
+class LeaseLost(Exception):
+    """The claim is void: the lease ran out and was taken over, the study changed, or an admin stepped in."""
+
+    def __init__(self, claim: Claim) -> None:
+        super().__init__(f"{claim.worker} no longer holds study {claim.study_instance_uid}")
+
+
+@dataclass(frozen=True)
+class ClaimedInstance:
+    """One instance of the claimed set. `path` is relative to the storage folder."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One worker's hold on one revision of one study.
+
+    revision_created_at: the frozen time from which dates in results derive. attempt: 1 for the first try.
+    predecessors: (SOP Class UID, SOP Instance UID, Series Instance UID) of the SRs of the revision before.
+    """
+
+    study_id: int
+    study_instance_uid: str
+    patient_digest: str
+    revision: int
+    revision_digest: str
+    revision_created_at: datetime
+    instances: tuple[ClaimedInstance, ...]
+    predecessors: tuple[tuple[str, str, str], ...]
+    worker: str
+    fence: int
+    attempt: int
+    lease_expires_at: datetime
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the instances, relative to the storage folder."""
+        return tuple(instance.path for instance in self.instances)
+
+
+def claim_next(
+    session: Session, *, worker: str, lease: timedelta, max_attempts: int, now: datetime
+) -> Claim | None:
+    """Claim the study that waits longest among those of the best (lowest) priority; None where none waits.
+
+    Leases that ran out are taken over first. Two workers never get the same study: SQLite serialises writers,
+    PostgreSQL skips rows that another transaction has locked.
+    """
+    take_over_expired(session, who=worker, max_attempts=max_attempts, now=now)
+    study = session.scalar(
+        select(Study)
+        .where(Study.state == StudyState.COMPLETE, Study.not_before <= now)
+        .order_by(Study.priority, Study.not_before, Study.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if study is None:
+        return None
+    study.attempts += 1
+    why = f"claimed, attempt {study.attempts}"
+    ledger.change_state(session, study, StudyState.SCREENING, who=worker, why=why, now=now)
+    study.claimed_by = worker
+    study.lease_expires_at = now + lease
+    session.flush()
+    return _claim(session, study, worker, now + lease)
+
+
+def renew(session: Session, claim: Claim, *, lease: timedelta, now: datetime) -> Claim:
+    """The heartbeat: extend the lease to `now + lease`. Raises LeaseLost."""
+    study = held_study(session, claim)
+    study.lease_expires_at = now + lease
+    return replace(claim, lease_expires_at=now + lease)
+
+
+def release(session: Session, claim: Claim, *, why: str, now: datetime) -> None:
+    """Give a study back unscreened, for instance because the worker stops: it does not count as an attempt.
+
+    Raises LeaseLost.
+    """
+    study = held_study(session, claim)
+    study.attempts -= 1
+    ledger.change_state(session, study, StudyState.COMPLETE, who=claim.worker, why=why, now=now)
+
+
+def retry_later(session: Session, claim: Claim, *, why: str, not_before: datetime, now: datetime) -> None:
+    """Give a study back after an error that may pass; the attempt counts. Raises LeaseLost."""
+    study = held_study(session, claim)
+    ledger.change_state(session, study, StudyState.COMPLETE, who=claim.worker, why=why, now=now)
+    study.not_before = not_before
+
+
+def fail(session: Session, claim: Claim, *, why: str, now: datetime) -> None:
+    """End a study as failed: an admin can retry it. Raises LeaseLost."""
+    study = held_study(session, claim)
+    ledger.change_state(session, study, StudyState.FAILED, who=claim.worker, why=why, now=now)
+
+
+def skip(session: Session, claim: Claim, *, why: str, now: datetime) -> None:
+    """End a study as skipped: it is not one to screen (not a chest, too few slices). Raises LeaseLost."""
+    study = held_study(session, claim)
+    ledger.change_state(session, study, StudyState.SKIPPED, who=claim.worker, why=why, now=now)
+
+
+def take_over_expired(session: Session, *, who: str, max_attempts: int, now: datetime) -> int:
+    """Make studies with an expired lease claimable again; failed after `max_attempts`. Returns how many.
+
+    A study that kills its worker every time must not do so for ever.
+    """
+    lost = session.scalars(
+        select(Study)
+        .where(Study.state == StudyState.SCREENING, Study.lease_expires_at < now)
+        .order_by(Study.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for study in lost:
+        why = f"{study.claimed_by} let its lease run out"
+        if study.attempts >= max_attempts:
+            why = f"{why}, attempt {study.attempts} of {max_attempts}"
+            ledger.change_state(session, study, StudyState.FAILED, who=who, why=why, now=now)
+        else:
+            ledger.change_state(session, study, StudyState.COMPLETE, who=who, why=why, now=now)
+    session.flush()
+    return len(lost)
+
+
+def held_study(session: Session, claim: Claim) -> Study:
+    """The study of a claim, locked. Raises LeaseLost unless the claim is still the present one."""
+    study = ledger.locked_study(session, claim.study_id)
+    if study.state is not StudyState.SCREENING or study.fence != claim.fence:
+        raise LeaseLost(claim)
+    return study
+
+
+def _claim(session: Session, study: Study, worker: str, lease_expires_at: datetime) -> Claim:
+    revision = session.scalars(
+        select(Revision).where(Revision.study_id == study.id, Revision.number == study.revision)
+    ).one()
+    rows = session.execute(
+        select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path)
+        .where(Instance.study_id == study.id, Instance.first_revision <= revision.number)
+        .order_by(Instance.sop_instance_uid)
+    )
+    return Claim(
+        study_id=study.id,
+        study_instance_uid=study.study_instance_uid,
+        patient_digest=study.patient_digest,
+        revision=revision.number,
+        revision_digest=revision.digest,
+        revision_created_at=revision.created_at,
+        instances=tuple(ClaimedInstance(*row) for row in rows),
+        predecessors=tuple(predecessor_documents(session, study.id, revision.number)),
+        worker=worker,
+        fence=study.fence,
+        attempt=study.attempts,
+        lease_expires_at=lease_expires_at,
+    )

@@ -1,0 +1,218 @@
+"""Deliveries: one result to one destination, tried again with backoff until the destination has answered success."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from store import ledger
+from store.models import Delivery, Result, Screening, Study
+from store.results import finish_if_delivered
+from store.states import DeliveryState
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Waiting times between attempts: `first`, doubled each time, never more than `longest`."""
+
+    first: timedelta
+    longest: timedelta
+
+    def delay(self, attempts: int) -> timedelta:
+        """How long to wait after `attempts` (>= 1) failed attempts."""
+        doublings = min(attempts - 1, 20)  # outlasts any cap; timedelta overflows before long
+        return min(self.longest, self.first * float(2**doublings))
+
+
+@dataclass(frozen=True)
+class DueDelivery:
+    """What a sender needs to send one object. path: relative to the storage folder. attempts: those before."""
+
+    delivery_id: int
+    study_id: int
+    study_instance_uid: str
+    destination: str
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+    attempts: int
+
+
+class DeliveryTaken(Exception):
+    """Another process has taken this delivery over, or it was ended; what this one did is not recorded."""
+
+    def __init__(self, delivery: DueDelivery) -> None:
+        super().__init__(f"{delivery.kind} to {delivery.destination} is no longer this process's to deliver")
+
+
+def claim_due(
+    session: Session,
+    *,
+    who: str,
+    lease: timedelta,
+    now: datetime,
+    destinations: Sequence[str],
+    limit: int = 32,
+) -> list[DueDelivery]:
+    """Take the deliveries that are due at one of `destinations`, oldest first, for the time of `lease`.
+
+    Objects of one study stay together in the order in which they were recorded.
+    """
+    rows = session.execute(
+        select(Delivery, Result, Study.study_instance_uid)
+        .join(Result, Result.id == Delivery.result_id)
+        .join(Study, Study.id == Delivery.study_id)
+        .where(
+            Delivery.state == DeliveryState.PENDING,
+            Delivery.next_attempt_at <= now,
+            Delivery.destination.in_(destinations),
+            or_(Delivery.lease_expires_at.is_(None), Delivery.lease_expires_at < now),
+        )
+        .order_by(Delivery.next_attempt_at, Delivery.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=Delivery)
+    ).all()
+    for delivery, _, _ in rows:
+        delivery.claimed_by = who
+        delivery.lease_expires_at = now + lease
+    session.flush()
+    return [_due(delivery, result, uid) for delivery, result, uid in rows]
+
+
+def next_due_at(session: Session, destinations: Sequence[str]) -> datetime | None:
+    """When the next pending delivery falls due; None where none is pending."""
+    return session.scalar(
+        select(Delivery.next_attempt_at)
+        .where(Delivery.state == DeliveryState.PENDING, Delivery.destination.in_(destinations))
+        .order_by(Delivery.next_attempt_at)
+        .limit(1)
+    )
+
+
+def record_delivered(
+    session: Session, due: DueDelivery, *, who: str, status: int, now: datetime, remark: str = ""
+) -> None:
+    """The destination stored the object: status 0x0000, or a warning (0xB...) with its words in `remark`.
+
+    The study is delivered with its last object. Raises DeliveryTaken.
+    """
+    delivery = _held(session, due, who)
+    delivery.state = DeliveryState.DELIVERED
+    delivery.attempts += 1
+    delivery.last_status = status
+    delivery.last_error = remark
+    delivery.delivered_at = now
+    _let_go(delivery)
+    _finish(session, due, who, now)
+
+
+def record_failed(
+    session: Session,
+    due: DueDelivery,
+    *,
+    who: str,
+    why: str,
+    backoff: Backoff,
+    now: datetime,
+    status: int | None = None,
+) -> datetime:
+    """The attempt failed (no connection, failure status): try again later. Returns when. Raises DeliveryTaken."""
+    delivery = _held(session, due, who)
+    delivery.attempts += 1
+    delivery.last_status = status
+    delivery.last_error = why
+    delivery.next_attempt_at = now + backoff.delay(delivery.attempts)
+    _let_go(delivery)
+    return delivery.next_attempt_at
+
+
+def record_refused(
+    session: Session, due: DueDelivery, *, who: str, why: str, now: datetime, status: int | None = None
+) -> None:
+    """The destination will never take the object, for instance since it accepts no such SOP class.
+
+    The study fails when its other deliveries have ended; an admin can send again. Raises DeliveryTaken.
+    """
+    delivery = _held(session, due, who)
+    delivery.state = DeliveryState.REFUSED
+    delivery.attempts += 1
+    delivery.last_status = status
+    delivery.last_error = why
+    _let_go(delivery)
+    _finish(session, due, who, now)
+
+
+def hand_back(session: Session, due: DueDelivery, *, who: str) -> None:
+    """Let a delivery go untried, since the process stops. Raises DeliveryTaken."""
+    _let_go(_held(session, due, who))
+
+
+def reset(session: Session, study_id: int, *, all_of_them: bool, now: datetime) -> int:
+    """Make deliveries of a study pending and due: the refused ones, or all of them. Returns how many."""
+    query = select(Delivery).where(Delivery.study_id == study_id)
+    if not all_of_them:
+        query = query.where(Delivery.state == DeliveryState.REFUSED)
+    rows = session.scalars(query.with_for_update()).all()
+    for delivery in rows:
+        delivery.state = DeliveryState.PENDING
+        delivery.attempts = 0
+        delivery.next_attempt_at = now
+        delivery.delivered_at = None
+        _let_go(delivery)
+    session.flush()
+    return len(rows)
+
+
+def undelivered_paths(session: Session, paths: list[str]) -> set[str]:
+    """Those of `paths` in the outbox that a result row names with a delivery still pending or refused."""
+    return set(
+        session.scalars(
+            select(Result.path)
+            .join(Delivery, Delivery.result_id == Result.id)
+            .join(Screening, Screening.id == Result.screening_id)
+            .where(Result.path.in_(paths), Delivery.state != DeliveryState.DELIVERED)
+        )
+    )
+
+
+def _due(delivery: Delivery, result: Result, study_instance_uid: str) -> DueDelivery:
+    return DueDelivery(
+        delivery_id=delivery.id,
+        study_id=delivery.study_id,
+        study_instance_uid=study_instance_uid,
+        destination=delivery.destination,
+        kind=result.kind,
+        sop_class_uid=result.sop_class_uid,
+        sop_instance_uid=result.sop_instance_uid,
+        path=result.path,
+        attempts=delivery.attempts,
+    )
+
+
+def _held(session: Session, due: DueDelivery, who: str) -> Delivery:
+    # The study first, as everywhere: two rows locked in two orders would be a deadlock on PostgreSQL
+    ledger.locked_study(session, due.study_id)
+    delivery = session.scalar(
+        select(Delivery)
+        .where(Delivery.id == due.delivery_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if delivery is None or delivery.claimed_by != who or delivery.state is not DeliveryState.PENDING:
+        raise DeliveryTaken(due)
+    return delivery
+
+
+def _let_go(delivery: Delivery) -> None:
+    delivery.claimed_by = None
+    delivery.lease_expires_at = None
+
+
+def _finish(session: Session, due: DueDelivery, who: str, now: datetime) -> None:
+    session.flush()
+    finish_if_delivered(session, ledger.locked_study(session, due.study_id), who=who, now=now)

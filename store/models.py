@@ -1,0 +1,262 @@
+"""The tables of the study-state store. `store/migrations` builds them; a test keeps both in agreement."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from store.columns import UTCDateTime
+from store.states import DeliveryState, StudyState
+
+UID = String(64)
+"""PS3.5 9.1: a UID has at most 64 characters."""
+AE_TITLE = String(16)
+DIGEST = String(64)
+"""SHA-256, hex."""
+KEY = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts up only in a column that is called INTEGER."""
+
+
+def _enum(kind: type[StudyState] | type[DeliveryState]) -> Enum:
+    return Enum(kind, native_enum=False, length=16, values_callable=lambda e: [m.value for m in e])
+
+
+class Base(DeclarativeBase):
+    """Names every constraint, so that a migration can alter it on both databases."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UTCDateTime, dict[str, Any]: JSON}  # noqa: RUF012
+
+
+class Study(Base):
+    """One study: its state, and the lease of the worker that screens it.
+
+    patient_digest: SHA-256 over patient id and issuer; the store holds no identity.
+    revision: number of the newest revision, 0 before the first.
+    receiving_since: when the present round of reception began (a late instance begins a new one).
+    fence: raised by one at every claim and at every change that makes a running claim void, so that the late
+        result of a lost worker is told from the present one's.
+    attempts: claims of the present revision since it was complete or an admin asked again.
+    """
+
+    __tablename__ = "studies"
+    __table_args__ = (
+        Index("ix_studies_state_priority_not_before", "state", "priority", "not_before"),
+        Index("ix_studies_state_lease_expires_at", "state", "lease_expires_at"),
+    )
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(UID, unique=True)
+    patient_digest: Mapped[str] = mapped_column(DIGEST, index=True)
+    state: Mapped[StudyState] = mapped_column(_enum(StudyState))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    revision: Mapped[int] = mapped_column(default=0)
+    instance_count: Mapped[int] = mapped_column(default=0)
+    byte_count: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    receiving_since: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    changed_at: Mapped[datetime] = mapped_column(index=True)
+    priority: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime]
+    fence: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    claimed_by: Mapped[str | None] = mapped_column(String(128))
+    lease_expires_at: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]
+
+
+class Series(Base):
+    """One series of a study."""
+
+    __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("study_id", "series_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    series_instance_uid: Mapped[str] = mapped_column(UID)
+    modality: Mapped[str] = mapped_column(String(16))
+
+
+class Instance(Base):
+    """One acknowledged instance.
+
+    sha256: of the data set as received. path: of the Part 10 file, relative to the storage folder.
+    kept_out: why it is not screened; None for an image that may be.
+    first_revision: the first revision that contains it; None while the study is still receiving.
+    """
+
+    __tablename__ = "instances"
+    __table_args__ = (Index("ix_instances_study_id_first_revision", "study_id", "first_revision"),)
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    association_id: Mapped[int | None] = mapped_column(ForeignKey("associations.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(UID, unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(UID)
+    transfer_syntax_uid: Mapped[str] = mapped_column(UID)
+    sha256: Mapped[str] = mapped_column(DIGEST)
+    size: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str] = mapped_column(String(255), unique=True)
+    received_at: Mapped[datetime]
+    kept_out: Mapped[str | None] = mapped_column(Text)
+    first_revision: Mapped[int | None]
+
+
+class Revision(Base):
+    """A frozen instance set of a study. `created_at` never changes: derived dates of results come from it."""
+
+    __tablename__ = "revisions"
+    __table_args__ = (UniqueConstraint("study_id", "number"), UniqueConstraint("study_id", "digest"))
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    number: Mapped[int]
+    digest: Mapped[str] = mapped_column(DIGEST)
+    instance_count: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class Screening(Base):
+    """One screening of one revision with one set of packages and settings. `summary`: verdicts, for people."""
+
+    __tablename__ = "screenings"
+    __table_args__ = (UniqueConstraint("revision_id", "settings_digest"),)
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    revision_id: Mapped[int] = mapped_column(ForeignKey("revisions.id"))
+    settings_digest: Mapped[str] = mapped_column(DIGEST)
+    worker: Mapped[str] = mapped_column(String(128))
+    finished_at: Mapped[datetime]
+    summary: Mapped[dict[str, Any]]
+
+
+class Result(Base):
+    """One result object. `path`: of the file in the outbox, relative to the storage folder."""
+
+    __tablename__ = "results"
+    __table_args__ = (UniqueConstraint("screening_id", "sop_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    screening_id: Mapped[int] = mapped_column(ForeignKey("screenings.id"))
+    kind: Mapped[str] = mapped_column(String(16))
+    sop_class_uid: Mapped[str] = mapped_column(UID)
+    sop_instance_uid: Mapped[str] = mapped_column(UID, index=True)
+    series_instance_uid: Mapped[str] = mapped_column(UID)
+    path: Mapped[str] = mapped_column(String(255))
+    created_at: Mapped[datetime]
+
+
+class Delivery(Base):
+    """One result on its way to one destination.
+
+    last_status: the DIMSE status of the newest answer, None where none came. last_error: what a person reads.
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination"),
+        Index("ix_deliveries_state_next_attempt_at", "state", "next_attempt_at"),
+    )
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("results.id"))
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    state: Mapped[DeliveryState] = mapped_column(_enum(DeliveryState))
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime]
+    last_status: Mapped[int | None]
+    last_error: Mapped[str] = mapped_column(Text, default="")
+    claimed_by: Mapped[str | None] = mapped_column(String(128))
+    lease_expires_at: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+
+
+class Transition(Base):
+    """One change of a study's state, or one remark on it (then both states are the same)."""
+
+    __tablename__ = "transitions"
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    who: Mapped[str] = mapped_column(String(128))
+    before: Mapped[StudyState | None] = mapped_column(_enum(StudyState))
+    after: Mapped[StudyState] = mapped_column(_enum(StudyState))
+    revision: Mapped[int]
+    why: Mapped[str] = mapped_column(Text)
+
+
+class AssociationRecord(Base):
+    """One association that a listener accepted. `closed_at` is None while it is open."""
+
+    __tablename__ = "associations"
+    __table_args__ = (Index("ix_associations_closed_at_listener", "closed_at", "listener"),)
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    listener: Mapped[str] = mapped_column(String(128))
+    calling_ae: Mapped[str] = mapped_column(AE_TITLE)
+    called_ae: Mapped[str] = mapped_column(AE_TITLE)
+    host: Mapped[str] = mapped_column(String(64))
+    opened_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    end: Mapped[str] = mapped_column(String(64), default="")
+
+
+class Carriage(Base):
+    """An association has brought an instance of a study: while it is open the study is not complete."""
+
+    __tablename__ = "carriages"
+
+    association_id: Mapped[int] = mapped_column(ForeignKey("associations.id"), primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True, index=True)
+
+
+class Refusal(Base):
+    """An instance or association that the listener refused, with the reason that the sender was given."""
+
+    __tablename__ = "refusals"
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    calling_ae: Mapped[str] = mapped_column(AE_TITLE)
+    host: Mapped[str] = mapped_column(String(64))
+    study_instance_uid: Mapped[str | None] = mapped_column(UID, index=True)
+    sop_instance_uid: Mapped[str | None] = mapped_column(UID)
+    status: Mapped[int | None]
+    why: Mapped[str] = mapped_column(Text)
+
+
+class Process(Base):
+    """A process of the node that lives: listener, worker or delivery, with its newest heartbeat."""
+
+    __tablename__ = "processes"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+    doing: Mapped[str] = mapped_column(Text, default="")

@@ -1,0 +1,140 @@
+"""Recording what a screening made: the result objects and one delivery for each object and destination.
+
+The files lie in the outbox, on disk, before this runs; the commit makes them real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store import ledger
+from store.claims import Claim, held_study
+from store.models import Delivery, Result, Revision, Screening, Study
+from store.states import DeliveryState, StudyState
+
+
+@dataclass(frozen=True)
+class ResultObject:
+    """One DICOM object in the outbox. kind: seg, gsps, pm, sr. path: relative to the storage folder."""
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    path: str
+
+
+def record_results(
+    session: Session,
+    claim: Claim,
+    objects: Sequence[ResultObject],
+    *,
+    destinations: Mapping[str, Collection[str]],
+    settings_digest: str,
+    summary: dict[str, Any],
+    now: datetime,
+) -> None:
+    """End a screening: objects, deliveries and the state delivering in one transaction.
+
+    destinations: name of each destination, and the kinds of object that it wants. settings_digest: SHA-256 hex over
+    everything but the instances that results depend on (package hashes, settings). Where this revision was already
+    screened with the same settings, nothing is added: what is delivered stays so. A study without any delivery is
+    delivered at once. Raises store.claims.LeaseLost, and then the files may be left over but no row is.
+    """
+    study = held_study(session, claim)
+    revision_id = session.scalars(
+        select(Revision.id).where(Revision.study_id == study.id, Revision.number == claim.revision)
+    ).one()
+    known = session.scalar(
+        select(Screening.id).where(
+            Screening.revision_id == revision_id, Screening.settings_digest == settings_digest
+        )
+    )
+    if known is None:
+        screening = Screening(
+            revision_id=revision_id,
+            settings_digest=settings_digest,
+            worker=claim.worker,
+            finished_at=now,
+            summary=summary,
+        )
+        session.add(screening)
+        session.flush()
+        _add_objects(session, study, screening, objects, destinations, now)
+    why = f"screened, {len(objects)} objects" if known is None else "screened as before"
+    ledger.change_state(session, study, StudyState.DELIVERING, who=claim.worker, why=why, now=now)
+    session.flush()
+    finish_if_delivered(session, study, who=claim.worker, now=now)
+
+
+def finish_if_delivered(session: Session, study: Study, *, who: str, now: datetime) -> None:
+    """End a delivering study whose deliveries all have: delivered, or failed where a destination refused."""
+    if study.state is not StudyState.DELIVERING:
+        return
+    counts = dict(
+        session.execute(
+            select(Delivery.state, func.count()).where(Delivery.study_id == study.id).group_by(Delivery.state)
+        )
+        .tuples()
+        .all()
+    )
+    if counts.get(DeliveryState.PENDING):
+        return
+    refused = counts.get(DeliveryState.REFUSED, 0)
+    if refused:
+        why = _refusals(session, study)
+        ledger.change_state(session, study, StudyState.FAILED, who=who, why=why, now=now)
+        return
+    delivered = counts.get(DeliveryState.DELIVERED, 0)
+    why = f"{delivered} deliveries done" if delivered else "no destination wants a result"
+    ledger.change_state(session, study, StudyState.DELIVERED, who=who, why=why, now=now)
+
+
+def _add_objects(
+    session: Session,
+    study: Study,
+    screening: Screening,
+    objects: Sequence[ResultObject],
+    destinations: Mapping[str, Collection[str]],
+    now: datetime,
+) -> None:
+    for item in objects:
+        result = Result(
+            screening_id=screening.id,
+            kind=item.kind,
+            sop_class_uid=item.sop_class_uid,
+            sop_instance_uid=item.sop_instance_uid,
+            series_instance_uid=item.series_instance_uid,
+            path=item.path,
+            created_at=now,
+        )
+        session.add(result)
+        session.flush()
+        session.add_all(
+            Delivery(
+                result_id=result.id,
+                study_id=study.id,
+                destination=name,
+                state=DeliveryState.PENDING,
+                next_attempt_at=now,
+            )
+            for name, kinds in destinations.items()
+            if item.kind in kinds
+        )
+    session.flush()
+
+
+def _refusals(session: Session, study: Study) -> str:
+    rows = session.execute(
+        select(Delivery.destination, Result.kind, Delivery.last_error)
+        .join(Result, Result.id == Delivery.result_id)
+        .where(Delivery.study_id == study.id, Delivery.state == DeliveryState.REFUSED)
+        .order_by(Delivery.id)
+    )
+    return "; ".join(f"{destination} refused {kind}: {error}" for destination, kind, error in rows)

@@ -1,0 +1,80 @@
+"""The states of a study, and which change may follow which.
+
+    receiving -> complete -> screening -> delivering -> delivered
+                                 \\-> skipped, failed
+
+Late instances take a study back to receiving from anywhere; an administrator takes one back to complete (screen
+again) or delivering (send again).
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class StudyState(enum.StrEnum):
+    """Where a study stands; each change is one transaction and one row in `transitions`."""
+
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    SCREENING = "screening"
+    DELIVERING = "delivering"
+    DELIVERED = "delivered"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+LEGAL: dict[StudyState | None, frozenset[StudyState]] = {
+    None: frozenset({StudyState.RECEIVING}),
+    StudyState.RECEIVING: frozenset(
+        {
+            StudyState.COMPLETE,
+            StudyState.DELIVERING,  # back, because the instance set is the one already screened
+            StudyState.SKIPPED,
+            StudyState.FAILED,
+        }
+    ),
+    StudyState.COMPLETE: frozenset(
+        {StudyState.SCREENING, StudyState.RECEIVING, StudyState.SKIPPED, StudyState.FAILED}
+    ),
+    StudyState.SCREENING: frozenset(
+        {
+            StudyState.DELIVERING,
+            StudyState.COMPLETE,  # given back, or taken from a lost worker
+            StudyState.RECEIVING,
+            StudyState.SKIPPED,
+            StudyState.FAILED,
+        }
+    ),
+    StudyState.DELIVERING: frozenset(
+        {
+            StudyState.DELIVERED,
+            StudyState.RECEIVING,
+            StudyState.COMPLETE,
+            StudyState.SKIPPED,
+            StudyState.FAILED,
+        }
+    ),
+    StudyState.DELIVERED: frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.DELIVERING}),
+    StudyState.SKIPPED: frozenset({StudyState.RECEIVING, StudyState.COMPLETE}),
+    StudyState.FAILED: frozenset(
+        {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.DELIVERING, StudyState.SKIPPED}
+    ),
+}
+"""Which states may follow a state; None stands for a study that the store has not seen."""
+
+
+class IllegalTransition(Exception):
+    """A change of state that `LEGAL` does not allow: a mistake of the caller, nothing was changed."""
+
+    def __init__(self, study_instance_uid: str, before: StudyState | None, after: StudyState) -> None:
+        super().__init__(f"study {study_instance_uid} cannot go from {before or 'unknown'} to {after}")
+
+
+class DeliveryState(enum.StrEnum):
+    """Where one object stands on its way to one destination."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    """The destination will never take it (no presentation context for its SOP class, or given up by an admin)."""
