@@ -1,1 +1,1 @@
-"""Runners: one interface over the inference backends."""
+"""Runners: what runs the graphs of a model package on a device."""
