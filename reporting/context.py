@@ -1,0 +1,80 @@
+"""What the result objects need to know besides the Findings and the Volume.
+
+Everything that may change a byte of a result is in here or in the inputs: the builders read no clock, no random
+number and no environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, get_args
+
+from pydicom.dataset import Dataset
+
+ObjectKind = Literal["seg", "gsps", "pm", "pm_m3", "sr", "sr_enhanced", "kos", "sc", "pdf", "lung_seg"]
+"""Result objects by the names that the configuration uses.
+
+seg: lesion Segmentation. lung_seg: lung Segmentation. gsps: presentation state with contours. pm: Parametric Map of
+the JCS activation maps; pm_m3: of the M3Lung-Sys location maps. sr: Comprehensive 3D SR; sr_enhanced: the same
+content as Enhanced SR. kos: Key Object Selection. sc: colour Secondary Capture summary. pdf: Encapsulated PDF.
+"""
+
+OBJECT_KINDS: tuple[ObjectKind, ...] = get_args(ObjectKind)
+
+
+@dataclass(frozen=True)
+class PredecessorReport:
+    """The SR that an earlier revision of the same study left in the PACS (PS3.3 C.17.2, Predecessor Documents)."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str = "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """How the objects are encoded.
+
+    charset: `utf8` writes all text as ISO_IR 192; `keep` leaves names in the character set of the source.
+    segmentation: BINARY is what viewers read; LABELMAP (Supplement 243) is smaller and newer.
+    omit_empty_frames: leave out frames without a lesion; some old viewers need them all.
+    deflated: Segmentations in Deflated Explicit VR Little Endian.
+    individual_lesions: so many lesions get a segment of their own, the rest share one.
+    """
+
+    charset: Literal["utf8", "keep"] = "utf8"
+    segmentation: Literal["binary", "labelmap"] = "binary"
+    omit_empty_frames: bool = True
+    deflated: bool = False
+    individual_lesions: int = 20
+
+
+@dataclass(frozen=True)
+class ReportContext:
+    """Frozen circumstances of one result set.
+
+    result_time: when the result was first made, local wall-clock time of the site; the same on every retry.
+    settings_hash: hash of the configuration that decides results; part of every UID.
+    software_version: version of the node.
+    revision: 1 for the first result set of a study, n+1 after slices arrived late.
+    predecessor: the SR of revision n, None for the first.
+    station_name: our AE title, at most 16 characters.
+    """
+
+    result_time: datetime
+    settings_hash: str
+    software_version: str
+    revision: int = 1
+    predecessor: PredecessorReport | None = None
+    station_name: str = "LUNGNODE"
+    options: ReportOptions = ReportOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class ResultObject:
+    """One DICOM object ready to be saved with `save`."""
+
+    kind: ObjectKind
+    dataset: Dataset

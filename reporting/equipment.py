@@ -1,0 +1,95 @@
+"""Who made a result: the equipment attributes of every object (PS3.3 C.7.5.1, C.7.5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.sr import AlgorithmIdentification, DeviceObserverIdentifyingAttributes, ObserverContext
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from engine.findings import Findings, PackageReference
+from reporting.codes import ARTIFICIAL_INTELLIGENCE
+from reporting.context import ReportContext
+from reporting.uids import ResultUids, derived_uid
+
+MANUFACTURER = "lungnode"
+MODEL_NAME = "lungnode"
+SERIES_NUMBER = {
+    "seg": 9001, "gsps": 9002, "pm": 9003, "pm_m3": 9004, "sr": 9005, "sr_enhanced": 9006, "kos": 9007,
+    "sc": 9008, "pdf": 9009, "lung_seg": 9010,
+}  # fmt: skip
+"""Series numbers far above those of scanners; the same kind always gets the same."""
+
+SYSTEM_NAMES = {"jcs": "JCS", "m3lung": "M3Lung-Sys"}
+
+_DATES = ("InstanceCreationDate", "ContentDate", "PresentationCreationDate", "SeriesDate")
+_TIMES = ("InstanceCreationTime", "ContentTime", "PresentationCreationTime", "SeriesTime")
+
+
+def package_version(package: PackageReference) -> str:
+    """Version of a model package with enough of its hash to tell two packages of one version apart."""
+    return f"{package.version}+{package.sha256[:12]}"
+
+
+def software_versions(findings: Findings, context: ReportContext) -> list[str]:
+    """Software Versions of the results: the node's and those of both packages (LO, at most 64 characters each)."""
+    packages = (findings.jcs.package, findings.m3lung.package)
+    versions = [f"lungnode {context.software_version}", *(f"{p.name} {package_version(p)}" for p in packages)]
+    return [version[:64] for version in versions]
+
+
+def algorithm_sequence(package: PackageReference) -> AlgorithmIdentificationSequence:
+    """The algorithm of a segment (PS3.3 10.16), with the hash of its weights."""
+    return AlgorithmIdentificationSequence(
+        name=f"{SYSTEM_NAMES[package.system]} ({package.name})"[:64],
+        family=ARTIFICIAL_INTELLIGENCE,
+        version=package_version(package)[:64],
+        source=MANUFACTURER,
+        parameters={"package_sha256": package.sha256},
+    )
+
+
+def algorithm_content(package: PackageReference, parameters: Iterable[str] = ()) -> AlgorithmIdentification:
+    """The algorithm of a measurement group (TID 4019, PS3.16)."""
+    return AlgorithmIdentification(
+        name=f"{SYSTEM_NAMES[package.system]} ({package.name})",
+        version=package_version(package),
+        parameters=[f"package sha256 {package.sha256}", *parameters],
+        family=ARTIFICIAL_INTELLIGENCE,
+        manufacturer=MANUFACTURER,
+    )
+
+
+def device_observer(context: ReportContext) -> ObserverContext:
+    """The node as the observer of a report (TID 1002, 1004)."""
+    return ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=derived_uid("device", context.station_name),
+            name=context.station_name,
+            manufacturer_name=MANUFACTURER,
+            model_name=MODEL_NAME,
+            serial_number=context.station_name,
+        ),
+    )
+
+
+def freeze(dataset: Dataset, kind: str, uids: ResultUids, moment: datetime) -> None:
+    """Replace whatever a library took from the clock or from chance: dates, times and dimension UIDs."""
+    dataset.SeriesDate = dataset.SeriesTime = ""
+    for keyword in _DATES:
+        if keyword in dataset:
+            setattr(dataset, keyword, moment.strftime("%Y%m%d"))
+    for keyword in _TIMES:
+        if keyword in dataset:
+            setattr(dataset, keyword, moment.strftime("%H%M%S.%f"))
+    for item in dataset.get("ContributingEquipmentSequence") or ():
+        if "ContributionDateTime" in item:
+            item.ContributionDateTime = moment.strftime("%Y%m%d%H%M%S.%f")
+    organization = uids.dimension_organization(kind)
+    for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in dataset.get(sequence) or ():
+            item.DimensionOrganizationUID = organization

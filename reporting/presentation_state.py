@@ -1,0 +1,168 @@
+"""Grayscale Softcopy Presentation State: heatmap contours, verdict and lung window over the CT (PS3.3 A.33.1).
+
+The one result object that hospital workstations without AI support have shown for twenty years. It cannot blend
+colours into the image; layers of contours in two colours say where each system looked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from highdicom import ModalityLUTTransformation
+from highdicom.color import CIELabColor
+from highdicom.pr import (
+    AnnotationUnitsValues,
+    GraphicAnnotation,
+    GraphicLayer,
+    GraphicObject,
+    GraphicTypeValues,
+    GrayscaleSoftcopyPresentationState,
+    SoftcopyVOILUTTransformation,
+    TextJustificationValues,
+    TextObject,
+)
+from pydicom.dataset import Dataset
+
+from engine.findings import Findings
+from engine.volume import Volume
+from reporting.context import ReportContext
+from reporting.contours import Contour, SimplifiedContours, iso_contours, within_point_limit
+from reporting.equipment import MANUFACTURER, MODEL_NAME, SERIES_NUMBER, software_versions
+from reporting.source_images import SourceImages
+from reporting.uids import ResultUids
+from reporting.wording import NOT_VERIFIED, agreement, jcs_verdict, lesion_summary, m3lung_verdict
+
+LEVELS = (0.5, 0.75)
+"""The contours stand for half and three quarters of a map's maximum."""
+
+LUNG_WINDOW = (-600.0, 1500.0)
+"""Centre and width in HU. Without a window a viewer may show the whole range of values, which is grey soup."""
+
+JCS_COLOR = (255, 120, 0)
+M3LUNG_COLOR = (0, 200, 255)
+TEXT_COLOR = (255, 255, 0)
+_TEXT_BOX = (0.02, 0.80, 0.98, 0.98)
+
+
+@dataclass(frozen=True, eq=False)
+class _ContourLayer:
+    layer: GraphicLayer
+    contours: tuple[Contour, ...]
+
+
+def presentation_state(
+    findings: Findings, volume: Volume, sources: SourceImages, uids: ResultUids, context: ReportContext
+) -> Dataset:
+    """The GSPS of a study. Maps that are 0 everywhere give no contours; the text is always there."""
+    text_layer = GraphicLayer("VERDICT", 3, "Verdicts of both systems", CIELabColor.from_rgb(*TEXT_COLOR))
+    layers, simplification = _contour_layers(findings, volume)
+    text = _text(findings, simplification)
+    annotations = [_text_annotation(text, text_layer, group) for group in _text_groups(sources)]
+    for layer in layers:
+        annotations += _contour_annotations(layer, sources)
+    center, width = LUNG_WINDOW
+    dataset = GrayscaleSoftcopyPresentationState(
+        referenced_images=sources.images,
+        series_instance_uid=uids.series("gsps"),
+        series_number=SERIES_NUMBER["gsps"],
+        sop_instance_uid=uids.instance("gsps"),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MODEL_NAME,
+        software_versions=software_versions(findings, context),
+        device_serial_number=context.station_name,
+        content_label="AI_HEATMAP",
+        content_description="AI heatmap contours - NOT VERIFIED",
+        series_description="AI heatmap contours - NOT VERIFIED",
+        graphic_annotations=annotations,
+        graphic_layers=[text_layer, *(layer.layer for layer in layers if layer.contours)],
+        modality_lut_transformation=_modality_lut(volume),
+        voi_lut_transformations=[SoftcopyVOILUTTransformation([center], [width], ["LUNG"])],
+    )
+    dataset.BodyPartExamined = "CHEST"
+    return dataset
+
+
+def _contour_layers(findings: Findings, volume: Volume) -> tuple[list[_ContourLayer], SimplifiedContours]:
+    """One layer for each system, both within one limit of points."""
+    shape = (volume.shape[1], volume.shape[2])
+    jcs = iso_contours(findings.jcs.activation_maps, LEVELS, shape, volume.geometry.pixel_area)
+    m3lung = iso_contours(findings.m3lung.location_maps, LEVELS, shape, volume.geometry.pixel_area)
+    limited = within_point_limit([*jcs, *m3lung])
+    numbered = list(zip(limited.sources, limited.contours, strict=True))
+    of_jcs = tuple(c for i, c in numbered if i < len(jcs))
+    of_m3lung = tuple(c for i, c in numbered if i >= len(jcs))
+    layers = [
+        _ContourLayer(
+            GraphicLayer("JCS_ACTIVATION", 1, "JCS activation map", CIELabColor.from_rgb(*JCS_COLOR)), of_jcs
+        ),
+        _ContourLayer(
+            GraphicLayer("M3LUNG_LOCATION", 2, "M3Lung-Sys location map", CIELabColor.from_rgb(*M3LUNG_COLOR)),
+            of_m3lung,
+        ),
+    ]
+    return layers, limited
+
+
+def _text(findings: Findings, simplification: SimplifiedContours) -> str:
+    lines = [jcs_verdict(findings.jcs), m3lung_verdict(findings.m3lung)]
+    if findings.discordant:
+        lines.append(agreement(findings))
+    lines += [lesion_summary(findings), NOT_VERIFIED]
+    if simplification.tolerance:
+        lines.append(f"Contours simplified to {simplification.tolerance:g} pixels")
+    if simplification.left_out:
+        lines.append(f"{simplification.left_out} small contours left out; see the parametric maps")
+    return "\r\n".join(lines)
+
+
+def _text_groups(sources: SourceImages) -> list[tuple[Dataset, ...]]:
+    """The images that one text annotation may refer to: a whole series, or one multi-frame image."""
+    return [(image,) for image in sources.images] if sources.is_multi_frame else [sources.images]
+
+
+def _text_annotation(text: str, layer: GraphicLayer, images: tuple[Dataset, ...]) -> GraphicAnnotation:
+    item = TextObject(
+        text,
+        AnnotationUnitsValues.DISPLAY,
+        bounding_box=_TEXT_BOX,
+        text_justification=TextJustificationValues.LEFT,
+    )
+    return GraphicAnnotation(images, layer, text_objects=[item])
+
+
+def _contour_annotations(layer: _ContourLayer, sources: SourceImages) -> list[GraphicAnnotation]:
+    """One annotation per slice with contours."""
+    by_slice: dict[int, list[GraphicObject]] = {}
+    for contour in layer.contours:
+        line = GraphicObject(GraphicTypeValues.POLYLINE, contour.points, AnnotationUnitsValues.PIXEL)
+        by_slice.setdefault(contour.z, []).append(line)
+    return [
+        GraphicAnnotation(
+            [sources.image_of(z)], layer.layer, referenced_frame_number=sources.frame_of(z), graphic_objects=lines
+        )
+        for z, lines in sorted(by_slice.items())
+    ]
+
+
+def _modality_lut(volume: Volume) -> ModalityLUTTransformation | None:
+    """Stored values to HU, where all slices share one line; a presentation state has room for one only."""
+    rescales = {_rescale(volume, z) for z in range(len(volume.sources))}
+    if len(rescales) != 1 or None in rescales:
+        return None
+    intercept, slope = rescales.pop() or (0.0, 1.0)
+    return ModalityLUTTransformation(rescale_intercept=intercept, rescale_slope=slope, rescale_type="HU")
+
+
+def _rescale(volume: Volume, z: int) -> tuple[float, float] | None:
+    """(intercept, slope) of one slice, None where its header has none."""
+    header, frame = volume.header_of(z), volume.sources[z].frame_number
+    if frame is not None:
+        groups = [*header.get("SharedFunctionalGroupsSequence", ())]
+        groups += [*header.get("PerFrameFunctionalGroupsSequence", ())][frame - 1 : frame]
+        found = [g.PixelValueTransformationSequence[0] for g in groups if "PixelValueTransformationSequence" in g]
+        if found:
+            header = found[0]
+    if "RescaleIntercept" not in header or "RescaleSlope" not in header:
+        return None
+    return float(header.RescaleIntercept), float(header.RescaleSlope)

@@ -1,0 +1,145 @@
+"""Segmentation objects: the lesion mask, and the lung mask as an object of its own (PS3.3 A.51).
+
+Lesions and lungs overlap, and one SEG with overlapping segments is slow to build and shunned by viewers; so two.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from highdicom import PixelMeasuresSequence, PlaneOrientationSequence, PlanePositionSequence
+from highdicom.color import CIELabColor
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from highdicom.sr import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from engine.findings import Findings, PackageReference
+from engine.volume import Geometry, Volume
+from reporting.codes import ABNORMAL_STRUCTURE, ANATOMICAL_STRUCTURE, LESION, LUNG
+from reporting.context import ReportContext
+from reporting.equipment import (
+    MANUFACTURER,
+    MODEL_NAME,
+    SERIES_NUMBER,
+    algorithm_sequence,
+    software_versions,
+)
+from reporting.segments import LesionSegment, segment_map
+from reporting.source_images import SourceImages, plane_position
+from reporting.uids import ResultUids
+
+LESION_COLOR = (255, 200, 0)
+LUNG_COLOR = (0, 160, 200)
+
+
+def lesion_segmentation(
+    findings: Findings,
+    volume: Volume,
+    sources: SourceImages,
+    segments: tuple[LesionSegment, ...],
+    uids: ResultUids,
+    context: ReportContext,
+) -> Dataset:
+    """The lesion SEG, one segment per `LesionSegment`. Raises ValueError where there is no lesion."""
+    if not segments:
+        raise ValueError("there is no lesion: no SEG is made, since an empty one would be mistaken for a result")
+    descriptions = [
+        _description(s.number, s.label, (ABNORMAL_STRUCTURE, LESION), findings.jcs.package, LESION_COLOR,
+                     tracking=(s.tracking_id, s.tracking_uid))
+        for s in segments
+    ]  # fmt: skip
+    label_map = segment_map(findings, segments)
+    return _segmentation("seg", "AI lesions - NOT VERIFIED", label_map, descriptions, findings, volume, sources, uids, context)
+
+
+def lung_segmentation(
+    findings: Findings, volume: Volume, sources: SourceImages, uids: ResultUids, context: ReportContext
+) -> Dataset:
+    """The lung SEG, one segment. Raises ValueError where no lung was found."""
+    if not findings.lung_mask.any():
+        raise ValueError("no lung was found: no lung SEG is made")
+    tracking = ("LUNGS", str(uids.tracking("lung", "LUNGS")))
+    # The lungs are found by thresholds in HU before a network sees them; the package named is the one that asked.
+    description = _description(
+        1, "Lungs", (ANATOMICAL_STRUCTURE, LUNG), findings.m3lung.package, LUNG_COLOR, tracking=tracking
+    )
+    mask = findings.lung_mask.astype(np.uint8)
+    return _segmentation("lung_seg", "AI lungs - NOT VERIFIED", mask, [description], findings, volume, sources, uids, context)
+
+
+def _description(
+    number: int,
+    label: str,
+    concepts: tuple[CodedConcept, CodedConcept],
+    package: PackageReference,
+    color: tuple[int, int, int],
+    *,
+    tracking: tuple[str, str],
+) -> SegmentDescription:
+    category, kind = concepts
+    return SegmentDescription(
+        segment_number=number,
+        segment_label=label,
+        segmented_property_category=category,
+        segmented_property_type=kind,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm_sequence(package),
+        tracking_id=tracking[0],
+        tracking_uid=tracking[1],
+        anatomic_regions=[LUNG],
+        display_color=CIELabColor.from_rgb(*color),
+    )
+
+
+def _segmentation(
+    kind: str,
+    series_description: str,
+    label_map: npt.NDArray[np.uint8],
+    descriptions: list[SegmentDescription],
+    findings: Findings,
+    volume: Volume,
+    sources: SourceImages,
+    uids: ResultUids,
+    context: ReportContext,
+) -> Dataset:
+    """A SEG of a label map uint8 [Z, Y, X] in the order of the volume."""
+    options = context.options
+    form = SegmentationTypeValues.LABELMAP if options.segmentation == "labelmap" else SegmentationTypeValues.BINARY
+    one_grid = len(sources.images) == 1 or not sources.is_multi_frame
+    placement = {} if one_grid else _explicit_placement(volume.geometry)
+    dataset = Segmentation(
+        source_images=sources.images if one_grid else sources.images[:1],
+        further_source_images=None if one_grid else sources.images[1:],
+        pixel_array=sources.as_stored(label_map) if one_grid else label_map,
+        segmentation_type=form,
+        segment_descriptions=descriptions,
+        series_instance_uid=uids.series(kind),
+        series_number=SERIES_NUMBER[kind],
+        sop_instance_uid=uids.instance(kind),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MODEL_NAME,
+        software_versions=software_versions(findings, context),
+        device_serial_number=context.station_name,
+        omit_empty_frames=options.omit_empty_frames,
+        content_label="AI_LUNGS" if kind == "lung_seg" else "AI_LESIONS",
+        content_description=series_description,
+        series_description=series_description,
+        **placement,
+    )
+    if options.deflated:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    return dataset
+
+
+def _explicit_placement(geometry: Geometry) -> dict[str, object]:
+    """Orientation, spacing and position of every slice, for sources that highdicom cannot read them from."""
+    directions = [*geometry.row_direction, *geometry.column_direction]
+    return {
+        "plane_orientation": PlaneOrientationSequence("PATIENT", [float(v) for v in directions]),
+        "pixel_measures": PixelMeasuresSequence(geometry.pixel_spacing, geometry.slice_thickness),
+        "plane_positions": [
+            PlanePositionSequence("PATIENT", [float(v) for v in plane_position(p)]) for p in geometry.positions
+        ],
+    }

@@ -1,0 +1,147 @@
+"""The source images as highdicom wants to see them: geometry and references only.
+
+highdicom copies identity out of its source images and checks it on the way. Real headers carry names and dates that
+such checks refuse, so the builders work on neutral images, and `Identity.stamp` puts the true identity in
+afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.valuerep import format_number_as_ds
+
+from engine.volume import Geometry, SourceSlice, Volume
+from reporting.identity import TYPE_2
+
+
+@dataclass(frozen=True, eq=False)
+class SourceImages:
+    """Neutral images of one volume.
+
+    images: one per slice for single-frame CT, one per SOP instance for multi-frame CT, without pixel data.
+    slices: the volume's slices, in its order.
+    """
+
+    images: tuple[Dataset, ...]
+    slices: tuple[SourceSlice, ...]
+
+    @property
+    def is_multi_frame(self) -> bool:
+        """Frames are addressed by number within an instance."""
+        return self.slices[0].frame_number is not None
+
+    @cached_property
+    def _by_uid(self) -> dict[str, Dataset]:
+        return {str(image.SOPInstanceUID): image for image in self.images}
+
+    def image_of(self, z: int) -> Dataset:
+        """The image that holds slice `z`."""
+        return self._by_uid[self.slices[z].sop_instance_uid]
+
+    def frame_of(self, z: int) -> int | None:
+        """1-based frame number of slice `z` in its image, None for single-frame images."""
+        return self.slices[z].frame_number
+
+    def frames_of(self, z: int) -> list[int] | None:
+        """The same as `frame_of` in a list, as content items want it."""
+        frame = self.frame_of(z)
+        return None if frame is None else [frame]
+
+    def as_stored(self, slices: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """An array [Z, ...] in the order of the source: of the frames of a multi-frame image, else unchanged.
+
+        Frames that are no slice of the volume are 0. Raises ValueError where the volume spans several multi-frame
+        instances.
+        """
+        if not self.is_multi_frame:
+            return slices
+        if len(self.images) > 1:
+            raise ValueError("a volume of several multi-frame instances has no single frame order")
+        frames = np.zeros((self.images[0].NumberOfFrames, *slices.shape[1:]), slices.dtype)
+        frames[[s.frame_number - 1 for s in self.slices if s.frame_number is not None]] = slices
+        return frames
+
+
+def source_images(volume: Volume) -> SourceImages:
+    """Neutral images for every source instance of `volume`."""
+    if volume.sources[0].frame_number is None:
+        images = tuple(_single_frame(volume, z) for z in range(len(volume.sources)))
+    else:
+        headers = sorted({s.header for s in volume.sources})
+        images = tuple(_multi_frame(volume, header) for header in headers)
+    return SourceImages(images, volume.sources)
+
+
+def plane_position(position: npt.NDArray[np.float64]) -> list[str]:
+    """ImagePositionPatient as DS strings of at most 16 characters (PS3.5 6.2)."""
+    return [format_number_as_ds(float(v)) for v in position]
+
+
+def _single_frame(volume: Volume, z: int) -> Dataset:
+    header = volume.header_of(z)
+    image = _neutral(volume, z)
+    image.ImagePositionPatient = header.ImagePositionPatient
+    image.ImageOrientationPatient = header.ImageOrientationPatient
+    image.PixelSpacing = header.PixelSpacing
+    image.SliceThickness = format_number_as_ds(volume.geometry.slice_thickness)
+    for keyword in ("RescaleIntercept", "RescaleSlope", "RescaleType", "InstanceNumber"):
+        if keyword in header:
+            image.add(header[keyword])
+    return image
+
+
+def _multi_frame(volume: Volume, header: int) -> Dataset:
+    """A multi-frame image with one shared orientation, as highdicom needs it, whatever the source has."""
+    source = volume.headers[header]
+    own = {s.frame_number: z for z, s in enumerate(volume.sources) if s.header == header}
+    first = next(iter(own.values()))
+    image = _neutral(volume, first)
+    image.NumberOfFrames = int(source.get("NumberOfFrames", 1))
+    image.SharedFunctionalGroupsSequence = [_shared_groups(volume.geometry)]
+    positions = volume.geometry.positions
+    image.PerFrameFunctionalGroupsSequence = [
+        # A frame that is no slice of the volume never carries a result; it only keeps the count right.
+        _frame_groups(positions[own.get(frame, first)])
+        for frame in range(1, image.NumberOfFrames + 1)
+    ]
+    return image
+
+
+def _neutral(volume: Volume, z: int) -> Dataset:
+    image = Dataset()
+    image.SOPClassUID = volume.sources[z].sop_class_uid
+    image.SOPInstanceUID = volume.sources[z].sop_instance_uid
+    image.StudyInstanceUID = volume.study_instance_uid
+    image.SeriesInstanceUID = volume.series_instance_uid
+    image.FrameOfReferenceUID = volume.frame_of_reference_uid
+    image.PositionReferenceIndicator = ""
+    image.Modality = "CT"
+    image.SamplesPerPixel = 1
+    _, image.Rows, image.Columns = volume.shape
+    for keyword in TYPE_2:
+        setattr(image, keyword, "")
+    return image
+
+
+def _shared_groups(geometry: Geometry) -> Dataset:
+    orientation, measures, groups = Dataset(), Dataset(), Dataset()
+    directions = np.concatenate([geometry.row_direction, geometry.column_direction])
+    orientation.ImageOrientationPatient = plane_position(directions)
+    measures.PixelSpacing = plane_position(np.array(geometry.pixel_spacing))
+    measures.SliceThickness = format_number_as_ds(geometry.slice_thickness)
+    groups.PlaneOrientationSequence = Sequence([orientation])
+    groups.PixelMeasuresSequence = Sequence([measures])
+    return groups
+
+
+def _frame_groups(position: npt.NDArray[np.float64]) -> Dataset:
+    plane, groups = Dataset(), Dataset()
+    plane.ImagePositionPatient = plane_position(position)
+    groups.PlanePositionSequence = Sequence([plane])
+    return groups

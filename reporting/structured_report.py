@@ -1,0 +1,245 @@
+"""The report: TID 1500 as Comprehensive 3D SR, or as Enhanced SR for archives that do not take it (PS3.16).
+
+Only TEXT, CODE, NUM, IMAGE and UIDREF content is used, which is legal in both. The report is complete but
+UNVERIFIED, and every group names the algorithm that it came from (TID 4019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from highdicom.sr import (
+    CodedConcept,
+    Comprehensive3DSR,
+    EnhancedSR,
+    FindingSite,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    QualitativeEvaluation,
+    ReferencedSegment,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    SourceSeriesForSegmentation,
+    TextContentItem,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.uid import SegmentationStorage
+
+from engine.findings import Findings, PackageReference, PneumoniaClass
+from engine.volume import Volume
+from reporting import codes as coded
+from reporting.context import PredecessorReport, ReportContext
+from reporting.equipment import (
+    MANUFACTURER,
+    MODEL_NAME,
+    SERIES_NUMBER,
+    algorithm_content,
+    device_observer,
+    software_versions,
+)
+from reporting.identity import Identity
+from reporting.segments import LesionSegment
+from reporting.source_images import SourceImages
+from reporting.uids import ResultUids, report_uids
+from reporting.wording import agreement, jcs_reason, jcs_verdict, lesion_summary, m3lung_reason, m3lung_verdict
+
+LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
+"""Supplement 243; not yet in pydicom's dictionary."""
+
+SR_CLASSES = {"sr": Comprehensive3DSR, "sr_enhanced": EnhancedSR}
+
+
+def structured_report(
+    kind: Literal["sr", "sr_enhanced"],
+    findings: Findings,
+    volume: Volume,
+    sources: SourceImages,
+    segments: tuple[LesionSegment, ...],
+    identity: Identity,
+    uids: ResultUids,
+    context: ReportContext,
+) -> Dataset:
+    """The SR of a study, of the class that `kind` names."""
+    own = report_uids(uids, context)
+    lesions = _segmentation_reference(volume, uids, context) if segments else None
+    groups = [
+        _jcs_group(findings, sources, uids),
+        _m3lung_group(findings, sources, uids),
+        *(_class_group(findings, c, uids) for c in PneumoniaClass),
+        _lung_group(findings, volume, sources, uids, context),
+        *(_lesion_group(s, lesions, volume, findings.jcs.package) for s in segments if lesions is not None),
+    ]
+    content = MeasurementReport(
+        title=coded.IMAGING_MEASUREMENT_REPORT,
+        observation_context=ObservationContext(observer_device_context=device_observer(context)),
+        procedure_reported=coded.CT_OF_CHEST,
+        imaging_measurements=groups,
+    )
+    requests = identity.referenced_requests()
+    dataset = SR_CLASSES[kind](
+        evidence=[*sources.images, *([lesions] if lesions is not None else [])],
+        content=content[0],
+        series_instance_uid=own.series(kind),
+        series_number=SERIES_NUMBER[kind],
+        sop_instance_uid=own.instance(kind),
+        instance_number=context.revision,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=MODEL_NAME,
+        software_versions=software_versions(findings, context),
+        device_serial_number=context.station_name,
+        series_description="AI report - NOT VERIFIED",
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        requested_procedures=requests or None,
+        previous_versions=[_predecessor(context.predecessor)] if context.predecessor else None,
+    )
+    return dataset
+
+
+def _jcs_group(findings: Findings, sources: SourceImages, uids: ResultUids) -> MeasurementsAndQualitativeEvaluations:
+    jcs = findings.jcs
+    pattern = coded.CLASSES[PneumoniaClass.COVID19] if jcs.positive else coded.NOT_COVID19
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking("JCS-VERDICT", uids),
+        finding_type=coded.IMPRESSION,
+        algorithm_id=algorithm_content(jcs.package, (f"patient rule {jcs.rule}, threshold {jcs.threshold:g}",)),
+        finding_sites=[FindingSite(coded.LUNG)],
+        qualitative_evaluations=_verdict_codes(pattern, findings),
+        measurements=[
+            Measurement(coded.POSITIVE_SLICES, jcs.positive_count, coded.NO_UNITS),
+            Measurement(coded.POSITIVE_SLICE_LIMIT, round(float(jcs.threshold), 3), coded.NO_UNITS),
+        ],
+        source_images=_key_images(findings, sources),
+    )
+    return _with_comments(group, (f"{jcs_verdict(jcs)}. {jcs_reason(jcs)}.", agreement(findings)))
+
+
+def _m3lung_group(findings: Findings, sources: SourceImages, uids: ResultUids) -> MeasurementsAndQualitativeEvaluations:
+    m3lung = findings.m3lung
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking("M3LUNG-VERDICT", uids),
+        finding_type=coded.IMPRESSION,
+        algorithm_id=algorithm_content(m3lung.package),
+        finding_sites=[FindingSite(coded.LUNG)],
+        qualitative_evaluations=_verdict_codes(coded.CLASSES[m3lung.label], findings),
+        source_images=_key_images(findings, sources),
+    )
+    return _with_comments(group, (f"{m3lung_verdict(m3lung)}. {m3lung_reason(m3lung)}.", agreement(findings)))
+
+
+def _verdict_codes(pattern: CodedConcept, findings: Findings) -> list[QualitativeEvaluation]:
+    agree = coded.DISCORDANT if findings.discordant else coded.CONCORDANT
+    return [
+        QualitativeEvaluation(coded.COMPATIBLE_PATTERN, pattern),
+        QualitativeEvaluation(coded.AGREEMENT, agree),
+        QualitativeEvaluation(coded.VERIFICATION, coded.NOT_VERIFIED),
+    ]
+
+
+def _class_group(
+    findings: Findings, which: PneumoniaClass, uids: ResultUids
+) -> MeasurementsAndQualitativeEvaluations:
+    """The probability of one class of M3Lung-Sys."""
+    probability = round(float(findings.m3lung.probabilities[which]), 4)
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(f"M3LUNG-{which.name}", uids),
+        finding_type=coded.CLASSES[which],
+        algorithm_id=algorithm_content(findings.m3lung.package),
+        finding_sites=[FindingSite(coded.LUNG)],
+        measurements=[Measurement(coded.PROBABILITY, probability, coded.NO_UNITS)],
+    )
+
+
+def _lung_group(
+    findings: Findings, volume: Volume, sources: SourceImages, uids: ResultUids, context: ReportContext
+) -> MeasurementsAndQualitativeEvaluations:
+    """Volumes, involvement and lesion count over the whole lungs."""
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking("LUNGS", uids),
+        finding_type=coded.LUNG,
+        algorithm_id=algorithm_content(findings.jcs.package),
+        finding_sites=[FindingSite(coded.LUNG)],
+        measurements=[
+            Measurement(coded.VOLUME, round(findings.lung_volume_ml, 2), coded.MILLILITER),
+            Measurement(coded.LUNG_INVOLVEMENT, round(findings.lung_involvement_percent, 2), coded.PERCENT),
+            Measurement(coded.LESION_COUNT, len(findings.lesions), coded.NO_UNITS),
+            Measurement(coded.LESION_VOLUME, round(findings.lesion_volume_ml, 2), coded.MILLILITER),
+        ],
+        source_images=_key_images(findings, sources),
+    )
+    comments = [lesion_summary(findings)]
+    if volume.series_choice:
+        comments.append(f"Series screened: {volume.series_choice}")
+    if context.revision > 1:
+        comments.append(f"Revision {context.revision} of the result of this study")
+    return _with_comments(group, comments)
+
+
+def _lesion_group(
+    segment: LesionSegment, lesions: Dataset, volume: Volume, package: PackageReference
+) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """One segment of the SEG with its measurements (TID 1411)."""
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.tracking_id),
+        referenced_segment=ReferencedSegment(
+            sop_class_uid=lesions.SOPClassUID,
+            sop_instance_uid=lesions.SOPInstanceUID,
+            segment_number=segment.number,
+            source_series=SourceSeriesForSegmentation(volume.series_instance_uid),
+        ),
+        finding_type=coded.LESION,
+        algorithm_id=algorithm_content(package),
+        finding_sites=[FindingSite(coded.LUNG)],
+        measurements=[
+            Measurement(coded.VOLUME, round(segment.volume_ml, 3), coded.MILLILITER),
+            Measurement(coded.ATTENUATION, round(segment.mean_hu, 1), coded.HOUNSFIELD, derivation=coded.MEAN),
+            Measurement(coded.LESION_COUNT, len(segment.lesions), coded.NO_UNITS),
+        ],
+    )
+
+
+def _with_comments(
+    group: MeasurementsAndQualitativeEvaluations, comments: Sequence[str]
+) -> MeasurementsAndQualitativeEvaluations:
+    for comment in comments:
+        group[0].ContentSequence.append(TextContentItem(coded.COMMENT, comment, RelationshipTypeValues.CONTAINS))
+    return group
+
+
+def _tracking(identifier: str, uids: ResultUids) -> TrackingIdentifier:
+    return TrackingIdentifier(uid=uids.tracking("group", identifier), identifier=identifier)
+
+
+def _key_images(findings: Findings, sources: SourceImages) -> list[SourceImageForMeasurementGroup]:
+    return [
+        SourceImageForMeasurementGroup(
+            sources.slices[z].sop_class_uid, sources.slices[z].sop_instance_uid, sources.frames_of(z)
+        )
+        for z in findings.key_slices
+    ]
+
+
+def _segmentation_reference(volume: Volume, uids: ResultUids, context: ReportContext) -> Dataset:
+    """What the report needs to refer to the lesion SEG, which has derived UIDs and need not exist yet."""
+    labelmap = context.options.segmentation == "labelmap"
+    reference = Dataset()
+    reference.SOPClassUID = LABEL_MAP_SEGMENTATION_STORAGE if labelmap else SegmentationStorage
+    reference.SOPInstanceUID = uids.instance("seg")
+    reference.SeriesInstanceUID = uids.series("seg")
+    reference.StudyInstanceUID = volume.study_instance_uid
+    return reference
+
+
+def _predecessor(predecessor: PredecessorReport) -> Dataset:
+    reference = Dataset()
+    reference.SOPClassUID = predecessor.sop_class_uid
+    reference.SOPInstanceUID = predecessor.sop_instance_uid
+    reference.SeriesInstanceUID = predecessor.series_instance_uid
+    reference.StudyInstanceUID = predecessor.study_instance_uid
+    return reference

@@ -1,0 +1,98 @@
+"""The check of a Segmentation before it leaves the node: does it say what the mask says, at the right place?
+
+Masks on the wrong slices or mirrored are the classic silent fault of segmentation objects. So the finished object
+is written, read back by an independent reader and compared.
+"""
+
+from __future__ import annotations
+
+import io
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset
+
+from engine.volume import Volume
+
+CENTROID_TOLERANCE_MM = 0.5
+
+
+class VerificationError(Exception):
+    """A Segmentation differs from the mask that it was made of; it must not be sent."""
+
+
+def verify_segmentation(dataset: Dataset, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
+    """Raise VerificationError unless `dataset` holds `label_map` (uint8 [Z, Y, X]) at the volume's place.
+
+    Every frame is looked up by the source image it names, compared voxel by voxel, and its patient coordinates are
+    taken from the object itself, so that a wrong reference and a wrong position are both found.
+    """
+    segmentation = hd.seg.Segmentation.from_dataset(_through_bytes(dataset), copy=False)
+    stored = _label_map_of(segmentation, volume)
+    if not np.array_equal(stored, label_map):
+        wrong = int(np.count_nonzero(stored != label_map))
+        raise VerificationError(f"the SEG read back differs from the mask in {wrong} voxels; it is not sent")
+    _compare_centroids(segmentation, label_map, volume)
+
+
+def _through_bytes(dataset: Dataset) -> Dataset:
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    buffer.seek(0)
+    return pydicom.dcmread(buffer)
+
+
+def _label_map_of(segmentation: hd.seg.Segmentation, volume: Volume) -> npt.NDArray[np.uint8]:
+    """The label map uint8 [Z, Y, X] in the order of the volume, looked up by source image."""
+    how = {
+        "combine_segments": True,
+        "ignore_spatial_locations": True,
+        "assert_missing_frames_are_empty": True,
+        "skip_overlap_checks": True,
+        "dtype": np.uint8,
+    }
+    if volume.sources[0].frame_number is None:
+        uids = [s.sop_instance_uid for s in volume.sources]
+        return np.asarray(segmentation.get_pixels_by_source_instance(uids, **how))
+    stored = np.zeros(volume.shape, np.uint8)
+    for uid in {s.sop_instance_uid for s in volume.sources}:
+        own = [z for z, s in enumerate(volume.sources) if s.sop_instance_uid == uid]
+        frames = [volume.sources[z].frame_number for z in own]
+        stored[own] = segmentation.get_pixels_by_source_frame(uid, frames, **how)
+    return stored
+
+
+def _compare_centroids(
+    segmentation: Dataset, label_map: npt.NDArray[np.uint8], volume: Volume
+) -> None:
+    """The centroid of every slice's mask, in patient coordinates: of the object's own geometry, and of the volume's."""
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    directions = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=np.float64)
+    spacing = [float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing]
+    positions = _positions_by_source(segmentation)
+    for z in np.flatnonzero(label_map.any(axis=(1, 2))):
+        rows, columns = np.nonzero(label_map[z])
+        row, column = float(rows.mean()), float(columns.mean())
+        source = volume.sources[z]
+        position = positions[source.sop_instance_uid, source.frame_number]
+        stored = position + row * spacing[0] * directions[3:] + column * spacing[1] * directions[:3]
+        meant = volume.geometry.to_patient(np.array([[z, row, column]]))[0]
+        distance = float(np.linalg.norm(stored - meant))
+        if distance > CENTROID_TOLERANCE_MM:
+            raise VerificationError(
+                f"the SEG puts the mask of slice {z + 1} {distance:.1f} mm from its place; it is not sent"
+            )
+
+
+def _positions_by_source(segmentation: Dataset) -> dict[tuple[str, int | None], npt.NDArray[np.float64]]:
+    """ImagePositionPatient of the frames, by the source instance and frame that they name."""
+    positions = {}
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
+        for source in frame.DerivationImageSequence[0].SourceImageSequence:
+            number = source.get("ReferencedFrameNumber")
+            key = (str(source.ReferencedSOPInstanceUID), None if number is None else int(number))
+            positions[key] = position
+    return positions

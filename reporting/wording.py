@@ -1,0 +1,70 @@
+"""What the results say in words, the same in every object.
+
+The node screens: it says which pattern a CT is most compatible with, never that somebody has a disease.
+"""
+
+from __future__ import annotations
+
+from engine.findings import Findings, JCSFindings, M3LungFindings, PneumoniaClass
+
+NOT_VERIFIED = "NOT VERIFIED - AI generated, for research and screening, not a diagnosis"
+
+CLASS_NAMES = {
+    PneumoniaClass.HEALTHY: "no pneumonia",
+    PneumoniaClass.COVID19: "COVID-19 pneumonia",
+    PneumoniaClass.H1N1: "H1N1 influenza pneumonia",
+    PneumoniaClass.CAP: "community-acquired pneumonia",
+}
+
+
+def jcs_verdict(jcs: JCSFindings) -> str:
+    """What JCS says, one clause."""
+    if jcs.positive:
+        return "JCS: CT pattern compatible with COVID-19 pneumonia"
+    return "JCS: no CT pattern of COVID-19 pneumonia"
+
+
+def jcs_reason(jcs: JCSFindings) -> str:
+    """Why JCS says so: its count against its limit."""
+    relation = "above" if jcs.positive else "not above"
+    text = (
+        f"{jcs.positive_count} of {len(jcs.slice_probabilities)} slices positive, "
+        f"{relation} the limit of {jcs.threshold:g} ({jcs.rule} rule)"
+    )
+    if jcs.outside_paper_protocol:
+        text += "; fewer slices than the method was published for"
+    return text
+
+
+def m3lung_verdict(m3lung: M3LungFindings) -> str:
+    """What M3Lung-Sys says, one clause."""
+    return f"M3Lung-Sys: CT pattern most compatible with {CLASS_NAMES[m3lung.label]}"
+
+
+def m3lung_reason(m3lung: M3LungFindings) -> str:
+    """The four probabilities of M3Lung-Sys, in percent."""
+    return ", ".join(
+        f"{CLASS_NAMES[c]} {m3lung.probabilities[c] * 100:.1f} %" for c in PneumoniaClass
+    )
+
+
+def agreement(findings: Findings) -> str:
+    """Whether the two systems agree about COVID-19, one sentence."""
+    if findings.discordant:
+        said = "JCS finds a COVID-19 pattern" if findings.jcs.positive else "JCS finds no COVID-19 pattern"
+        other = CLASS_NAMES[findings.m3lung.label]
+        return f"The two systems disagree: {said}, M3Lung-Sys finds {other} most likely. Please read with care."
+    return "The two systems agree about COVID-19."
+
+
+def lesion_summary(findings: Findings) -> str:
+    """Lesion count, volumes and involvement, one sentence."""
+    count = len(findings.lesions)
+    lung = f"Lung volume {findings.lung_volume_ml:.0f} ml"
+    if count == 0:
+        return f"No lesion segmented (JCS segments positive studies only). {lung}."
+    noun = "lesion" if count == 1 else "lesions"
+    return (
+        f"{count} {noun}, {findings.lesion_volume_ml:.1f} ml, "
+        f"{findings.lung_involvement_percent:.1f} % of the lungs. {lung}."
+    )
