@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,9 @@ class Timeouts:
     connect: float = 10.0
     association: float = 20.0
     answer: float = 60.0
+
+
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Verdict(enum.Enum):
@@ -112,7 +115,7 @@ def parcel(path: Path) -> Parcel:
     return Parcel(path, *(str(v) for v in values))
 
 
-def echo(peer: Peer, calling_ae_title: str, timeouts: Timeouts = Timeouts()) -> None:
+def echo(peer: Peer, calling_ae_title: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
     """C-ECHO (PS3.7 9.1.5). Raises PeerUnreachableError."""
     association = _associate(peer, calling_ae_title, [build_context(_VERIFICATION)], timeouts)
     try:
@@ -130,8 +133,8 @@ def store(
     peer: Peer,
     parcels: Sequence[Parcel],
     calling_ae_title: str,
-    timeouts: Timeouts = Timeouts(),
-) -> Iterator[Outcome]:
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+) -> Generator[Outcome, None, None]:
     """Send all parcels, in as few associations as their presentation contexts allow; one outcome each, in order.
 
     Raises PeerUnreachableError when an association cannot be made; parcels without an outcome were not sent.

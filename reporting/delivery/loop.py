@@ -1,0 +1,167 @@
+"""The delivery loop of one destination: what is due is sent, every answer is recorded, a failure waits longer.
+
+Each destination has a loop of its own, so that one that is slow or away does not hold up the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from reporting.delivery.scu import (
+    DEFAULT_TIMEOUTS,
+    NotSendableError,
+    Outcome,
+    Parcel,
+    Peer,
+    PeerUnreachableError,
+    Timeouts,
+    Verdict,
+    parcel,
+    store,
+)
+from store import deliveries
+from store.database import Database
+from store.deliveries import Backoff, DeliveryTaken, DueDelivery
+
+LEASE = timedelta(minutes=10)
+"""Longer than a batch can take; a delivery process that was killed is taken over after it."""
+BATCH = 32
+JITTER = 0.2
+"""Waiting times vary by this share, so that many objects do not come back to a struggling PACS at one moment."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("delivery")
+
+
+class Stop(Protocol):
+    """What tells the loop to end: threading.Event is one."""
+
+    def is_set(self) -> bool:
+        """Whether to end now."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until told to end, at most `timeout` seconds; whether told."""
+        ...
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A PACS by the name that the store and the configuration give it."""
+
+    name: str
+    peer: Peer
+
+
+@dataclass(frozen=True)
+class Courier:
+    """Delivers to one destination.
+
+    storage: the folder that paths in the store are relative to. who: name of this process in the store.
+    chance: random numbers in [0, 1), for the jitter.
+    """
+
+    database: Database
+    storage: Path
+    destination: Destination
+    who: str
+    calling_ae_title: str
+    backoff: Backoff
+    clock: Callable[[], datetime]
+    chance: Callable[[], float]
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+
+    def run(self, stop: Stop, poll_seconds: float) -> None:
+        """Deliver until told to stop."""
+        while not stop.is_set():
+            if not self.deliver_due(stop):
+                stop.wait(poll_seconds)
+
+    def deliver_due(self, stop: Stop) -> int:
+        """Send what is due now, in one batch; returns how many objects were tried."""
+        name = self.destination.name
+        with self.database.read() as session:
+            due_at = deliveries.next_due_at(session, [name])
+        if due_at is None or due_at > self.clock():
+            return 0
+        with self.database.write() as session:
+            batch = deliveries.claim_due(
+                session, who=self.who, lease=LEASE, now=self.clock(), destinations=[name], limit=BATCH
+            )
+        waiting = {self.storage / due.path: due for due in batch}
+        try:
+            for outcome in self._outcomes(waiting, stop):
+                self._record(waiting.pop(outcome.path), outcome)
+        except PeerUnreachableError as error:
+            log.warning("destination away", destination=name, why=str(error))
+            for path in list(waiting):
+                self._record(waiting.pop(path), Outcome(path, Verdict.FAILED, None, str(error)))
+        for due in waiting.values():
+            self._hand_back(due)
+        return len(batch)
+
+    def _outcomes(self, waiting: dict[Path, DueDelivery], stop: Stop) -> Iterator[Outcome]:
+        """One outcome each, until told to stop."""
+        parcels: list[Parcel] = []
+        for path in list(waiting):
+            try:
+                parcels.append(parcel(path))
+            except NotSendableError as error:
+                yield Outcome(path, Verdict.FAILED, None, f"result file: {error}")
+        if stop.is_set():
+            return
+        sending = store(self.destination.peer, parcels, self.calling_ae_title, self.timeouts)
+        with closing(sending) as outcomes:
+            for outcome in outcomes:
+                yield outcome
+                if stop.is_set():
+                    return
+
+    def _record(self, due: DueDelivery, outcome: Outcome) -> None:
+        event = log.bind(
+            destination=due.destination, kind=due.kind, study=due.study_id, status=outcome.status
+        )
+        try:
+            with self.database.write() as session:
+                now = self.clock()
+                if outcome.verdict is Verdict.STORED:
+                    status = outcome.status or 0
+                    deliveries.record_delivered(
+                        session, due, who=self.who, status=status, now=now, remark=outcome.reason
+                    )
+                    event.info("delivered", remark=outcome.reason or None)
+                elif outcome.verdict is Verdict.NOT_ACCEPTED:
+                    deliveries.record_refused(
+                        session, due, who=self.who, why=outcome.reason, now=now, status=outcome.status
+                    )
+                    event.warning("not accepted", why=outcome.reason)
+                else:
+                    again = deliveries.record_failed(
+                        session,
+                        due,
+                        who=self.who,
+                        why=outcome.reason,
+                        backoff=self._varied(),
+                        now=now,
+                        status=outcome.status,
+                    )
+                    event.warning("not delivered", why=outcome.reason, again_at=again.isoformat())
+        except DeliveryTaken:
+            event.warning("delivery was taken over")
+
+    def _hand_back(self, due: DueDelivery) -> None:
+        try:
+            with self.database.write() as session:
+                deliveries.hand_back(session, due, who=self.who)
+        except DeliveryTaken:
+            log.warning("delivery was taken over", destination=due.destination, study=due.study_id)
+
+    def _varied(self) -> Backoff:
+        factor = 1 + JITTER * (2 * self.chance() - 1)
+        return replace(self.backoff, first=self.backoff.first * factor, longest=self.backoff.longest * factor)

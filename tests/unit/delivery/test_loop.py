@@ -1,0 +1,260 @@
+"""The delivery loop against a scripted PACS, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from reporting.delivery.loop import Courier, Destination
+from reporting.delivery.scu import Peer, Timeouts
+from store import claims, migrations, queries, receipts, results, revisions
+from store.database import Database, open_database
+from store.deliveries import Backoff
+from store.states import DeliveryState, StudyState
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+BOTH = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+STUDY = "1.2.3.4"
+FIRST, LONGEST = timedelta(seconds=10), timedelta(seconds=60)
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now: datetime = field(default_factory=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path}/state.db"
+    migrations.upgrade(url)
+    opened = open_database(url)
+    yield opened
+    opened.close()
+
+
+def screened_study(database: Database, clock: Clock, files: dict[str, Path], storage: Path) -> None:
+    """Put a study in the store whose results are `files` by kind, wanted by the destination `pacs`."""
+    instance = receipts.ReceivedInstance(
+        STUDY, "1.2.3.5", "1.2.3.6", CT, ExplicitVRLittleEndian, "CT", "0" * 64, "1" * 64, 1, "in.dcm"
+    )
+    with database.write() as session:
+        receipt = receipts.record_instance(session, instance, association_id=None, now=clock())
+        revisions.complete_study(session, receipt.study_id, who="t", why="quiet", now=clock())
+        claim = claims.claim_next(session, worker="w", lease=FIRST, max_attempts=3, now=clock())
+        assert claim is not None
+        objects = []
+        for kind, path in files.items():
+            header = pydicom.dcmread(path)
+            objects.append(
+                results.ResultObject(
+                    kind, header.SOPClassUID, header.SOPInstanceUID, "1.9", str(path.relative_to(storage))
+                )
+            )
+        results.record_results(
+            session,
+            claim,
+            objects,
+            destinations={"pacs": list(files)},
+            settings_digest="2" * 64,
+            summary={},
+            now=clock(),
+        )
+
+
+def courier(database: Database, storage: Path, peer: Peer, clock: Clock, **changes: Any) -> Courier:
+    settings: dict[str, Any] = {
+        "database": database,
+        "storage": storage,
+        "destination": Destination("pacs", peer),
+        "who": "delivery-1",
+        "calling_ae_title": "LUNGNODE",
+        "backoff": Backoff(FIRST, LONGEST),
+        "clock": clock,
+        "chance": lambda: 0.5,
+        "timeouts": Timeouts(connect=2, association=2, answer=2),
+    }
+    return Courier(**(settings | changes))
+
+
+def account(database: Database) -> queries.StudyAccount:
+    with database.read() as session:
+        return queries.why(session, STUDY)
+
+
+def test_a_study_is_delivered_with_its_last_object(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    pacs = pacs_with({SEG: BOTH, SR: BOTH})
+    screened_study(database, clock, {"seg": write_object(SEG), "sr": write_object(SR)}, tmp_path)
+    assert account(database).study.state is StudyState.DELIVERING
+    assert courier(database, tmp_path, pacs.peer, clock).deliver_due(threading.Event()) == 2
+    assert account(database).study.state is StudyState.DELIVERED
+    assert len(pacs.stored) == 2 and pacs.associations == 1
+    assert courier(database, tmp_path, pacs.peer, clock).deliver_due(threading.Event()) == 0
+
+
+def test_a_pacs_that_is_away_is_tried_again_ever_later_and_then_gets_everything(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    screened_study(database, clock, {"sr": write_object(SR)}, tmp_path)
+    away = courier(database, tmp_path, Peer("PACS", "127.0.0.1", 1), clock)
+    waits = []
+    for _ in range(5):
+        assert away.deliver_due(threading.Event()) == 1
+        (line,) = account(database).deliveries
+        assert line.state is DeliveryState.PENDING and "no association" in line.last_error
+        waits.append((line.next_attempt_at - clock()).total_seconds())
+        assert away.deliver_due(threading.Event()) == 0, "tried before it was due"
+        clock.pass_(waits[-1])
+    assert waits == [10, 20, 40, 60, 60]
+    pacs = pacs_with({SR: BOTH})
+    assert courier(database, tmp_path, pacs.peer, clock).deliver_due(threading.Event()) == 1
+    assert account(database).study.state is StudyState.DELIVERED
+
+
+def test_waiting_times_vary_by_chance(
+    database: Database, clock: Clock, tmp_path: Path, write_object: Callable[..., Path]
+) -> None:
+    screened_study(database, clock, {"sr": write_object(SR)}, tmp_path)
+    away = courier(database, tmp_path, Peer("PACS", "127.0.0.1", 1), clock, chance=lambda: 1.0)
+    away.deliver_due(threading.Event())
+    (line,) = account(database).deliveries
+    assert line.next_attempt_at - clock() == timedelta(seconds=12)
+
+
+def test_only_the_object_that_failed_is_sent_again(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    pacs = pacs_with({SEG: BOTH, SR: BOTH})
+    seg, sr = write_object(SEG), write_object(SR)
+    screened_study(database, clock, {"seg": seg, "sr": sr}, tmp_path)
+    pacs.status = lambda uid: 0xA700 if uid == seg.stem else 0xB000
+    sender = courier(database, tmp_path, pacs.peer, clock)
+    sender.deliver_due(threading.Event())
+    by_kind = {line.kind: line for line in account(database).deliveries}
+    assert (by_kind["seg"].state, by_kind["seg"].last_status) == (DeliveryState.PENDING, 0xA700)
+    assert by_kind["sr"].state is DeliveryState.DELIVERED
+    assert "coerced" in by_kind["sr"].last_error
+    pacs.status = lambda uid: 0x0000
+    clock.pass_(10)
+    assert sender.deliver_due(threading.Event()) == 1
+    assert account(database).study.state is StudyState.DELIVERED
+
+
+def test_a_class_that_is_not_accepted_is_recorded_and_not_tried_again(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    pacs = pacs_with({SR: BOTH})
+    screened_study(database, clock, {"seg": write_object(SEG), "sr": write_object(SR)}, tmp_path)
+    sender = courier(database, tmp_path, pacs.peer, clock)
+    sender.deliver_due(threading.Event())
+    clock.pass_(3600)
+    assert sender.deliver_due(threading.Event()) == 0
+    by_kind = {line.kind: line for line in account(database).deliveries}
+    assert by_kind["seg"].state is DeliveryState.REFUSED
+    assert by_kind["sr"].state is DeliveryState.DELIVERED
+    study = account(database).study
+    assert study.state is StudyState.FAILED and "does not accept this SOP class" in study.reason
+
+
+def test_a_result_file_that_is_gone_is_said_and_the_others_are_sent(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    pacs = pacs_with({SEG: BOTH, SR: BOTH})
+    seg, sr = write_object(SEG), write_object(SR)
+    screened_study(database, clock, {"seg": seg, "sr": sr}, tmp_path)
+    seg.unlink()
+    courier(database, tmp_path, pacs.peer, clock).deliver_due(threading.Event())
+    by_kind = {line.kind: line for line in account(database).deliveries}
+    assert "result file" in by_kind["seg"].last_error
+    assert by_kind["sr"].state is DeliveryState.DELIVERED
+
+
+def test_stopping_hands_back_what_was_not_sent(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    pacs = pacs_with({SEG: BOTH, SR: BOTH})
+    screened_study(database, clock, {"seg": write_object(SEG), "sr": write_object(SR)}, tmp_path)
+    stop = threading.Event()
+
+    def stop_after_first(uid: str) -> int:
+        stop.set()
+        return 0x0000
+
+    pacs.status = stop_after_first
+    courier(database, tmp_path, pacs.peer, clock).deliver_due(stop)
+    states = [line.state for line in account(database).deliveries]
+    assert states == [DeliveryState.DELIVERED, DeliveryState.PENDING]
+    successor = courier(database, tmp_path, pacs.peer, clock, who="delivery-2")
+    assert successor.deliver_due(threading.Event()) == 1, "the successor need not wait for a lease to run out"
+
+
+def test_the_loop_delivers_until_it_is_stopped(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    pacs = pacs_with({SR: BOTH})
+    screened_study(database, clock, {"sr": write_object(SR)}, tmp_path)
+
+    class StopWhenIdle:
+        idle = False
+
+        def is_set(self) -> bool:
+            return self.idle
+
+        def wait(self, timeout: float) -> bool:
+            self.idle = True
+            return True
+
+    courier(database, tmp_path, pacs.peer, clock).run(StopWhenIdle(), 1.0)
+    assert account(database).study.state is StudyState.DELIVERED
