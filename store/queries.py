@@ -99,7 +99,7 @@ class StudyAccount:
 
 def counts_by_state(session: Session) -> dict[StudyState, int]:
     """How many studies are in each state; every state is a key."""
-    rows = session.execute(select(Study.state, func.count()).group_by(Study.state)).tuples().all()
+    rows = session.execute(select(Study.state, func.count()).group_by(Study.state)).all()
     return dict.fromkeys(StudyState, 0) | dict(rows)
 
 
@@ -110,7 +110,7 @@ def pending_deliveries(session: Session) -> dict[str, int]:
         .where(Delivery.state == DeliveryState.PENDING)
         .group_by(Delivery.destination)
     )
-    return dict(rows.tuples().all())
+    return dict(rows.all())
 
 
 def list_studies(

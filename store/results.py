@@ -80,9 +80,7 @@ def finish_if_delivered(session: Session, study: Study, *, who: str, now: dateti
     counts = dict(
         session.execute(
             select(Delivery.state, func.count()).where(Delivery.study_id == study.id).group_by(Delivery.state)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     if counts.get(DeliveryState.PENDING):
         return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import CursorResult
+from sqlalchemy import inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -13,8 +13,13 @@ from store.models import Base
 
 def insert_if_absent(session: Session, model: type[Base], values: dict[str, Any]) -> bool:
     """Insert one row unless a unique key of it is taken; True when it was inserted."""
+    key = inspect(
+        model
+    ).primary_key  # a row comes back only for an insert; rowcount is not kept by every driver
     if session.get_bind().dialect.name == "postgresql":
-        result = session.execute(postgresql.insert(model).values(values).on_conflict_do_nothing())
+        result = session.execute(
+            postgresql.insert(model).values(values).on_conflict_do_nothing().returning(*key)
+        )
     else:
-        result = session.execute(sqlite.insert(model).values(values).on_conflict_do_nothing())
-    return cast("CursorResult[Any]", result).rowcount == 1
+        result = session.execute(sqlite.insert(model).values(values).on_conflict_do_nothing().returning(*key))
+    return result.first() is not None
