@@ -20,14 +20,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from reporting.context import ObjectKind
+
 ENVIRONMENT_PREFIX = "LUNGNODE_"
 NESTED_DELIMITER = "__"
 INSTALLATION = Path(__file__).resolve().parents[1]
 
 T = TypeVar("T")
-
-ObjectKind = Literal["seg", "gsps", "pm", "sr"]
-"""The result objects that a destination may ask for."""
 
 
 class ConfigurationError(Exception):
@@ -120,6 +119,24 @@ class WorkerConfiguration(_Section):
     poll_seconds: Seconds = 0.5
 
 
+class ScreeningConfiguration(_Section):
+    """Which series are screened, and how the networks are run."""
+
+    precision: Literal["auto", "f32", "bf16"] = "auto"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    preferred_kernel: Literal["soft", "lung"] = "soft"
+    min_slices: Annotated[int, Field(ge=2)] = 20
+    min_cover_mm: Annotated[float, Field(gt=0)] = 120.0
+    max_thickness_mm: Annotated[float, Field(gt=0)] = 5.0
+
+
+class ResultsConfiguration(_Section):
+    """How result objects are encoded."""
+
+    charset: Literal["utf8", "keep"] = "utf8"
+    segmentation: Literal["binary", "labelmap"] = "binary"
+
+
 class DeliveryConfiguration(_Section):
     """How results are sent, and how a destination that is away is tried again."""
 
@@ -164,6 +181,8 @@ class Configuration(BaseSettings):
     destinations: tuple[DestinationConfiguration, ...] = ()
     models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=_installed_models)
     worker: WorkerConfiguration = WorkerConfiguration()
+    screening: ScreeningConfiguration = ScreeningConfiguration()
+    results: ResultsConfiguration = ResultsConfiguration()
     delivery: DeliveryConfiguration = DeliveryConfiguration()
     log: LogConfiguration = LogConfiguration()
 

@@ -1,0 +1,156 @@
+"""One case: files of a study in, findings and result objects out. What the worker and `lungnode screen` share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from engine.findings import Findings
+from engine.loading import load_series
+from engine.runners.interface import RunnerOptions
+from engine.screening import ScreeningSystems, open_systems, screen
+from engine.series_choice import SeriesRules
+from engine.summary import findings_summary
+from engine.volume import Volume
+from node.configuration import Configuration
+from reporting import OBJECT_KINDS, ObjectKind, ReportContext, ReportOptions, ResultObject, build
+from reporting.context import PredecessorReport
+
+DISTRIBUTION = "lungnode"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A screened study. `summary` is what findings.json holds."""
+
+    volume: Volume
+    findings: Findings
+    objects: tuple[ResultObject, ...]
+    summary: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """What results say of the occasion besides the findings: see `reporting.ReportContext`."""
+
+    result_time: datetime
+    revision: int = 1
+    predecessor: PredecessorReport | None = None
+
+
+class Interrupted(Exception):
+    """The work was asked to stop between two stages; nothing was written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Casework:
+    """Both systems, open, with the settings that decide results.
+
+    settings_digest: SHA-256 hex over packages, settings and software version: all but the instances.
+    """
+
+    systems: ScreeningSystems
+    rules: SeriesRules
+    options: ReportOptions
+    station_name: str
+    kinds: tuple[ObjectKind, ...]
+    software_version: str = field(default_factory=lambda: version(DISTRIBUTION))
+
+    @property
+    def settings_digest(self) -> str:
+        """SHA-256 hex over everything but the instances that results depend on."""
+        settings = {
+            "packages": [asdict(s.package.reference) for s in (self.systems.jcs, self.systems.m3lung)],
+            "runners": self.systems.descriptions,
+            "rules": asdict(self.rules),
+            "options": asdict(self.options),
+            "station": self.station_name,
+            "software": self.software_version,
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+    def work(
+        self,
+        paths: Iterable[Path],
+        occasion: Callable[[Volume], Occasion],
+        *,
+        stopping: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Case:
+        """Load, screen and build. `occasion` tells the circumstances once the volume is known.
+
+        Raises engine.errors.NotScreenable, engine.errors.Undecodable, engine.errors.RunnerFailed,
+        reporting.VerificationError, and Interrupted when `stopping` says so between two stages.
+        """
+        seconds: dict[str, float] = {}
+        with _timed("load", seconds, clock):
+            volume = load_series(paths, self.rules)
+        _check(stopping)
+        findings = screen(volume, self.systems, self.rules, clock=clock)
+        _check(stopping)
+        with _timed("build", seconds, clock):
+            objects = build(findings, volume, self._context(occasion(volume)), self.kinds)
+        summary = findings_summary(findings, seconds) | {"series_choice": volume.series_choice}
+        return Case(volume, findings, objects, summary)
+
+    def _context(self, occasion: Occasion) -> ReportContext:
+        return ReportContext(
+            result_time=occasion.result_time,
+            settings_hash=self.settings_digest,
+            software_version=self.software_version,
+            revision=occasion.revision,
+            predecessor=occasion.predecessor,
+            station_name=self.station_name,
+            options=self.options,
+        )
+
+
+def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | None = None) -> Casework:
+    """Open the model packages that the configuration names.
+
+    kinds: which objects are made; by default all that a destination wants, the usual four where there is none.
+    Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed.
+    """
+    screening = configuration.screening
+    systems = open_systems(
+        configuration.models, RunnerOptions(precision=screening.precision, threads=screening.threads)
+    )
+    rules = SeriesRules(
+        min_slices=screening.min_slices,
+        min_cover_mm=screening.min_cover_mm,
+        max_thickness_mm=screening.max_thickness_mm,
+        preferred_kernel=screening.preferred_kernel,
+    )
+    options = ReportOptions(
+        charset=configuration.results.charset, segmentation=configuration.results.segmentation
+    )
+    wanted = tuple(kinds) if kinds is not None else wanted_kinds(configuration)
+    return Casework(systems, rules, options, configuration.listener.ae_title, wanted)
+
+
+def wanted_kinds(configuration: Configuration) -> tuple[ObjectKind, ...]:
+    """The kinds of object that some destination wants; the usual four where there is no destination."""
+    if not configuration.destinations:
+        return ("seg", "gsps", "pm", "sr")
+    wanted = {kind for destination in configuration.destinations for kind in destination.objects}
+    return tuple(kind for kind in OBJECT_KINDS if kind in wanted)
+
+
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float], clock: Callable[[], float]) -> Iterator[None]:
+    start = clock()
+    yield
+    seconds[stage] = clock() - start
+
+
+def _check(stopping: Callable[[], bool]) -> None:
+    if stopping():
+        raise Interrupted

@@ -1,0 +1,164 @@
+"""The worker: claims complete studies, screens them, lays results in the outbox.
+
+A study that is not for screening is skipped, one that cannot be read has failed; both with the reason. An error that
+may pass is tried again. Whatever happens, the next study is served.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from engine.errors import NotScreenable, RunnerFailed, Undecodable
+from engine.volume import Volume
+from node.casework import Case, Casework, Interrupted, Occasion
+from node.outbox import write_results
+from reporting.context import ObjectKind, PredecessorReport
+from reporting.delivery.loop import Stop
+from store import claims, results
+from store.claims import Claim, LeaseLost
+from store.database import Database
+
+RETRY_AFTER = timedelta(seconds=30)
+"""How long an error that may pass (memory, disk, inference) is given, times the number of the attempt."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("worker")
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """Screens what the store has complete.
+
+    storage: the folder that paths in the store are relative to. destinations: which kinds of object each wants.
+    beat_seconds: how often the lease of the study in work is renewed.
+    """
+
+    database: Database
+    storage: Path
+    casework: Casework
+    destinations: dict[str, tuple[ObjectKind, ...]]
+    name: str
+    lease: timedelta
+    max_attempts: int
+    clock: Callable[[], datetime]
+
+    def run(self, stop: Stop, poll_seconds: float) -> None:
+        """Screen until told to stop; a study in work is given back."""
+        while not stop.is_set():
+            if not self.work_one(stop):
+                stop.wait(poll_seconds)
+
+    def work_one(self, stop: Stop) -> bool:
+        """Screen the study that waits longest; whether there was one."""
+        with self.database.write() as session:
+            claim = claims.claim_next(
+                session, worker=self.name, lease=self.lease, max_attempts=self.max_attempts, now=self.clock()
+            )
+        if claim is None:
+            return False
+        event = log.bind(study=claim.study_id, revision=claim.revision, attempt=claim.attempt)
+        event.info("screening", instances=len(claim.instances))
+        try:
+            with self._heartbeat(claim):
+                self._screen(claim, stop)
+        except LeaseLost:
+            event.warning("lease lost: what was done is dropped")
+        return True
+
+    def _screen(self, claim: Claim, stop: Stop) -> None:
+        paths = [self.storage / path for path in claim.paths]
+        try:
+            case = self.casework.work(paths, _occasion(claim), stopping=stop.is_set)
+            self._record(claim, case)
+        except LeaseLost:
+            raise
+        except Interrupted:
+            self._end(claims.release, claim, "the worker stops")
+        except NotScreenable as error:
+            self._end(claims.skip, claim, str(error))
+        except Undecodable as error:
+            self._end(claims.fail, claim, str(error))
+        except (RunnerFailed, MemoryError, OSError) as error:
+            self._try_again(claim, f"{type(error).__name__}: {error}")
+        except Exception as error:  # no input may stop the worker; the reason is recorded
+            log.debug("unexpected error", study=claim.study_id, exc_info=True)
+            self._end(claims.fail, claim, f"unexpected {type(error).__name__}: {error}")
+
+    def _record(self, claim: Claim, case: Case) -> None:
+        folder = f"{claim.revision_digest[:16]}-{claim.study_id}"
+        objects = write_results(self.storage, folder, case.objects)
+        with self.database.write() as session:
+            results.record_results(
+                session,
+                claim,
+                objects,
+                destinations=self.destinations,
+                settings_digest=self.casework.settings_digest,
+                summary=case.summary,
+                now=self.clock(),
+            )
+        timings = {stage: round(seconds, 2) for stage, seconds in case.summary["timings_s"].items()}
+        log.info("screened", study=claim.study_id, objects=[o.kind for o in objects], **timings)
+
+    def _end(self, ending: Callable[..., None], claim: Claim, why: str) -> None:
+        with self.database.write() as session:
+            ending(session, claim, why=why, now=self.clock())
+        log.info("ended", study=claim.study_id, how=ending.__name__, why=why)
+
+    def _try_again(self, claim: Claim, why: str) -> None:
+        if claim.attempt >= self.max_attempts:
+            self._end(claims.fail, claim, f"{why} (attempt {claim.attempt} of {self.max_attempts})")
+            return
+        now = self.clock()
+        with self.database.write() as session:
+            later = now + RETRY_AFTER * claim.attempt
+            claims.retry_later(session, claim, why=why, not_before=later, now=now)
+        log.warning("tried again later", study=claim.study_id, why=why)
+
+    @contextmanager
+    def _heartbeat(self, claim: Claim) -> Iterator[None]:
+        """Renew the lease from a thread of its own while the study is in work."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(claim, done), name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _beat(self, claim: Claim, done: threading.Event) -> None:
+        while not done.wait(self.lease.total_seconds() / 4):
+            try:
+                with self.database.write() as session:
+                    claims.renew(session, claim, lease=self.lease, now=self.clock())
+            except LeaseLost:
+                return  # the work itself meets LeaseLost when it wants to record its results
+            except Exception as error:  # noqa: BLE001 - one missed beat is no reason to stop; the lease covers three
+                log.warning("heartbeat missed", study=claim.study_id, why=str(error))
+
+
+def _occasion(claim: Claim) -> Callable[[Volume], Occasion]:
+    """The circumstances that the store has frozen, so that a retry gives the same bytes."""
+
+    def of(volume: Volume) -> Occasion:
+        return Occasion(
+            result_time=claim.revision_created_at.astimezone().replace(tzinfo=None),
+            revision=claim.revision,
+            predecessor=_predecessor(claim),
+        )
+
+    return of
+
+
+def _predecessor(claim: Claim) -> PredecessorReport | None:
+    if not claim.predecessors:
+        return None
+    sop_class, sop_instance, series = claim.predecessors[0]
+    return PredecessorReport(claim.study_instance_uid, series, sop_instance, sop_class)
