@@ -9,6 +9,7 @@ from reporting.context import (
     ReportOptions,
     ResultObject,
 )
+from reporting.study_time import last_acquisition
 from reporting.verification import VerificationError
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "ResultObject",
     "VerificationError",
     "build",
+    "last_acquisition",
 ]

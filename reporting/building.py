@@ -96,8 +96,12 @@ _BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset]] = {
     "seg": _seg,
     "lung_seg": _lung_seg,
     "gsps": lambda m: presentation_state(m.findings, m.volume, m.sources, m.uids, m.context),
-    "pm": lambda m: parametric_map(activation_heatmap(m.findings), m.findings, m.volume, m.sources, m.uids, m.context),
-    "pm_m3": lambda m: parametric_map(location_heatmap(m.findings), m.findings, m.volume, m.sources, m.uids, m.context),
+    "pm": lambda m: parametric_map(
+        activation_heatmap(m.findings), m.findings, m.volume, m.sources, m.uids, m.context
+    ),
+    "pm_m3": lambda m: parametric_map(
+        location_heatmap(m.findings), m.findings, m.volume, m.sources, m.uids, m.context
+    ),
     "sr": _sr,
     "sr_enhanced": _sr_enhanced,
 }

@@ -56,7 +56,10 @@ class SimplifiedContours:
 
 
 def iso_contours(
-    maps: npt.NDArray[np.float32], levels: Sequence[float], slice_shape: tuple[int, int], pixel_area: float = 1.0
+    maps: npt.NDArray[np.float32],
+    levels: Sequence[float],
+    slice_shape: tuple[int, int],
+    pixel_area: float = 1.0,
 ) -> tuple[Contour, ...]:
     """Contours of maps [Z, h, w] that cover slices of `slice_shape` (rows, columns); none for maps below all levels.
 
@@ -118,7 +121,7 @@ def simplified(points: npt.NDArray[np.float64], tolerance: float) -> npt.NDArray
             pending += [(start, middle), (middle, end)]
     if keep.sum() < 4:
         keep[_farthest_from_line(points, far)] = True
-    return points[keep]
+    return np.asarray(points[keep], dtype=np.float64)
 
 
 def _farthest_from_line(points: npt.NDArray[np.float64], far: int) -> int:

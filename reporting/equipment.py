@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.sr import AlgorithmIdentification, DeviceObserverIdentifyingAttributes, ObserverContext
@@ -39,6 +40,28 @@ def software_versions(findings: Findings, context: ReportContext) -> list[str]:
     packages = (findings.jcs.package, findings.m3lung.package)
     versions = [f"lungnode {context.software_version}", *(f"{p.name} {package_version(p)}" for p in packages)]
     return [version[:64] for version in versions]
+
+
+def common_arguments(
+    kind: str,
+    description: str,
+    findings: Findings,
+    uids: ResultUids,
+    context: ReportContext,
+    instance: int = 1,
+) -> dict[str, Any]:
+    """The arguments that highdicom wants alike for every object: series, instance and equipment."""
+    return {
+        "series_instance_uid": uids.series(kind),
+        "series_number": SERIES_NUMBER[kind],
+        "series_description": description,
+        "sop_instance_uid": uids.instance(kind, instance),
+        "instance_number": instance,
+        "manufacturer": MANUFACTURER,
+        "manufacturer_model_name": MODEL_NAME,
+        "software_versions": software_versions(findings, context),
+        "device_serial_number": context.station_name,
+    }
 
 
 def algorithm_sequence(package: PackageReference) -> AlgorithmIdentificationSequence:

@@ -90,7 +90,11 @@ class Identity:
             if keyword not in item:
                 setattr(item, keyword, Sequence() if keyword.endswith("Sequence") else "")
         # Scheduling belongs to the request of images, not to that of a report.
-        for keyword in ("ScheduledProcedureStepID", "ScheduledProcedureStepDescription", "ScheduledProtocolCodeSequence"):
+        for keyword in (
+            "ScheduledProcedureStepID",
+            "ScheduledProcedureStepDescription",
+            "ScheduledProtocolCodeSequence",
+        ):
             if keyword in item:
                 del item[keyword]
         return item
@@ -102,7 +106,9 @@ def identity_of(header: Dataset, charset: Literal["utf8", "keep"] = "utf8") -> I
     charset `utf8`: text in Unicode; `keep`: in the character set of the source, with an empty first value (the
     usual Japanese and Korean form) left as it is.
     """
-    source = copy.deepcopy(_selected(header, (*PATIENT, *STUDY, "RequestAttributesSequence", "SpecificCharacterSet")))
+    source = copy.deepcopy(
+        _selected(header, (*PATIENT, *STUDY, "RequestAttributesSequence", "SpecificCharacterSet"))
+    )
     source.decode()
     if charset == "utf8":
         source = _in_unicode(source)

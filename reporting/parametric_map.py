@@ -24,7 +24,7 @@ from engine.findings import Findings
 from engine.volume import Geometry, Volume
 from reporting.codes import ACTIVATION, LOCATION, NO_UNITS
 from reporting.context import ReportContext
-from reporting.equipment import MANUFACTURER, MODEL_NAME, SERIES_NUMBER, software_versions
+from reporting.equipment import common_arguments
 from reporting.source_images import SourceImages, plane_position
 from reporting.uids import ResultUids
 
@@ -65,33 +65,27 @@ def parametric_map(
     empty = len(shown) == 0
     if empty:
         shown = np.array([findings.key_slices[0]])
-    description = f"AI {heatmap.name} map - NOT VERIFIED"
+    description = f"AI {heatmap.name} map{' (all 0)' if empty else ''} - NOT VERIFIED"
     grid = heatmap.values.shape[1:]
     spacing, positions = map_placement(volume.geometry, volume.shape[1:], (grid[0], grid[1]))
     directions = [*volume.geometry.row_direction, *volume.geometry.column_direction]
     dataset = ParametricMap(
         source_images=_image_of_slices(sources, shown),
         pixel_array=np.round(heatmap.values[shown] * FULL_SCALE).astype(np.uint16),
-        series_instance_uid=uids.series(heatmap.kind),
-        series_number=SERIES_NUMBER[heatmap.kind],
-        sop_instance_uid=uids.instance(heatmap.kind),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=software_versions(findings, context),
-        device_serial_number=context.station_name,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_mapping(heatmap)],
-        voi_lut_transformations=[VOILUTTransformation(window_center=FULL_SCALE / 2, window_width=float(FULL_SCALE))],
+        voi_lut_transformations=[
+            VOILUTTransformation(window_center=FULL_SCALE / 2, window_width=float(FULL_SCALE))
+        ],
         content_label="AI_HEATMAP",
-        content_description=f"{description}: all 0" if empty else description,
-        series_description=f"{description} (all 0)" if empty else description,
+        content_description=description,
         content_qualification="RESEARCH",
         pixel_measures=PixelMeasuresSequence(spacing, volume.geometry.slice_thickness),
         plane_orientation=PlaneOrientationSequence("PATIENT", [float(v) for v in directions]),
         plane_positions=[
             PlanePositionSequence("PATIENT", [float(v) for v in plane_position(positions[z])]) for z in shown
         ],
+        **common_arguments(heatmap.kind, description, findings, uids, context),
     )
     # Laterality is wanted of paired body parts only; without a body part validators assume the worst.
     dataset.BodyPartExamined = "CHEST"

@@ -87,8 +87,8 @@ def _grid(case: PhantomCase) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.fl
 
 def _lungs(case: PhantomCase) -> Mask:
     y, x = _grid(case)
-    left = ((x - 0.30) / 0.16) ** 2 + ((y - 0.5) / 0.26) ** 2 < 1
-    right = ((x - 0.70) / 0.16) ** 2 + ((y - 0.5) / 0.26) ** 2 < 1
+    left = ((x - 0.30) / 0.13) ** 2 + ((y - 0.5) / 0.24) ** 2 < 1
+    right = ((x - 0.70) / 0.13) ** 2 + ((y - 0.5) / 0.24) ** 2 < 1
     return np.broadcast_to(left | right, (case.slices, case.matrix, case.matrix)).copy()
 
 
@@ -99,10 +99,11 @@ def _lesion_labels(case: PhantomCase, lungs: Mask) -> npt.NDArray[np.uint16]:
         return labels
     y, x = _grid(case)
     first = (case.slices - case.lesion_slices) // 2
+    rows = (case.lesions + 1) // 2
+    pitch = 0.40 / rows
     for k in range(case.lesions):
-        center_x = 0.30 if k % 2 == 0 else 0.70
-        center_y = 0.5 + 0.34 * ((k // 2 + 0.5) / max(1, (case.lesions + 1) // 2) - 0.5)
-        radius = (0.07 if case.lesions < 5 else 0.6 / case.lesions) * (1 - 0.3 * k / case.lesions)
+        center_x, center_y = (0.30, 0.70)[k % 2], 0.5 + pitch * (k // 2 - (rows - 1) / 2)
+        radius = min(0.09, 0.36 * pitch) * (1 - 0.4 * k / case.lesions)
         angle = np.arctan2(y - center_y, x - center_x)
         for z in range(first, first + case.lesion_slices):
             swell = np.sin(np.pi * (z - first + 1) / (case.lesion_slices + 1)) ** 0.5
@@ -143,18 +144,23 @@ def _identity() -> Dataset:
 def _volume(case: PhantomCase, geometry: Geometry, hu: npt.NDArray[np.int16], identity: Dataset) -> Volume:
     name = repr(case)
     series, frame_of_reference = derived_uid("phantom", "series", name), derived_uid("phantom", "frame", name)
+    headers: tuple[Dataset, ...]
     if case.multi_frame:
         headers = (_enhanced_header(case, geometry, identity),)
         uid = headers[0].SOPInstanceUID
         # Frames stored head to feet, against the order of the volume, as scanners do.
-        sources = tuple(SourceSlice(EnhancedCTImageStorage, uid, case.slices - z, 0) for z in range(case.slices))
+        sources = tuple(
+            SourceSlice(EnhancedCTImageStorage, uid, case.slices - z, 0) for z in range(case.slices)
+        )
     else:
         headers = tuple(_header(case, geometry, z, identity) for z in range(case.slices))
         sources = tuple(SourceSlice(CTImageStorage, h.SOPInstanceUID, None, z) for z, h in enumerate(headers))
     for header in headers:
         header.SeriesInstanceUID, header.FrameOfReferenceUID = series, frame_of_reference
     study = str(identity.StudyInstanceUID)
-    return Volume(hu, geometry, sources, study, series, frame_of_reference, headers, "the only series of a phantom")
+    return Volume(
+        hu, geometry, sources, study, series, frame_of_reference, headers, "the only series of a phantom"
+    )
 
 
 def _header(case: PhantomCase, geometry: Geometry, z: int, identity: Dataset) -> Dataset:
@@ -214,13 +220,15 @@ def _common_header(case: PhantomCase, identity: Dataset, sop_class: str, number:
 
 def _findings(case: PhantomCase, volume: Volume, lungs: Mask, labels: npt.NDArray[np.uint16]) -> Findings:
     lesions = _lesions(volume, labels)
-    with_lesion = labels.any(axis=(1, 2))
+    with_lesion: Mask = np.asarray(labels.any(axis=(1, 2)))
     maps = _maps(case, labels)
     positive = bool(with_lesion.any())
     voxel_ml = volume.geometry.slice_extents * volume.geometry.pixel_area / 1000
     lung_ml = float(lungs.sum(axis=(1, 2)) @ voxel_ml)
     lesion_ml = float((labels > 0).sum(axis=(1, 2)) @ voxel_ml)
-    busiest = np.argsort(-(labels > 0).sum(axis=(1, 2)), kind="stable")[:5] if positive else [case.slices // 2]
+    busiest = (
+        np.argsort(-(labels > 0).sum(axis=(1, 2)), kind="stable")[:5] if positive else [case.slices // 2]
+    )
     return Findings(
         jcs=_jcs(positive, with_lesion, maps, case.slices),
         m3lung=_m3lung(case, with_lesion, maps),

@@ -27,10 +27,12 @@ from engine.findings import Findings
 from engine.volume import Volume
 from reporting.context import ReportContext
 from reporting.contours import Contour, SimplifiedContours, iso_contours, within_point_limit
-from reporting.equipment import MANUFACTURER, MODEL_NAME, SERIES_NUMBER, software_versions
+from reporting.equipment import common_arguments
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids
 from reporting.wording import NOT_VERIFIED, agreement, jcs_verdict, lesion_summary, m3lung_verdict
+
+DESCRIPTION = "AI heatmap contours - NOT VERIFIED"
 
 LEVELS = (0.5, 0.75)
 """The contours stand for half and three quarters of a map's maximum."""
@@ -63,21 +65,13 @@ def presentation_state(
     center, width = LUNG_WINDOW
     dataset = GrayscaleSoftcopyPresentationState(
         referenced_images=sources.images,
-        series_instance_uid=uids.series("gsps"),
-        series_number=SERIES_NUMBER["gsps"],
-        sop_instance_uid=uids.instance("gsps"),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=software_versions(findings, context),
-        device_serial_number=context.station_name,
         content_label="AI_HEATMAP",
-        content_description="AI heatmap contours - NOT VERIFIED",
-        series_description="AI heatmap contours - NOT VERIFIED",
+        content_description=DESCRIPTION,
         graphic_annotations=annotations,
         graphic_layers=[text_layer, *(layer.layer for layer in layers if layer.contours)],
         modality_lut_transformation=_modality_lut(volume),
         voi_lut_transformations=[SoftcopyVOILUTTransformation([center], [width], ["LUNG"])],
+        **common_arguments("gsps", DESCRIPTION, findings, uids, context),
     )
     dataset.BodyPartExamined = "CHEST"
     return dataset
@@ -97,7 +91,9 @@ def _contour_layers(findings: Findings, volume: Volume) -> tuple[list[_ContourLa
             GraphicLayer("JCS_ACTIVATION", 1, "JCS activation map", CIELabColor.from_rgb(*JCS_COLOR)), of_jcs
         ),
         _ContourLayer(
-            GraphicLayer("M3LUNG_LOCATION", 2, "M3Lung-Sys location map", CIELabColor.from_rgb(*M3LUNG_COLOR)),
+            GraphicLayer(
+                "M3LUNG_LOCATION", 2, "M3Lung-Sys location map", CIELabColor.from_rgb(*M3LUNG_COLOR)
+            ),
             of_m3lung,
         ),
     ]
@@ -139,7 +135,10 @@ def _contour_annotations(layer: _ContourLayer, sources: SourceImages) -> list[Gr
         by_slice.setdefault(contour.z, []).append(line)
     return [
         GraphicAnnotation(
-            [sources.image_of(z)], layer.layer, referenced_frame_number=sources.frame_of(z), graphic_objects=lines
+            [sources.image_of(z)],
+            layer.layer,
+            referenced_frame_number=sources.frame_of(z),
+            graphic_objects=lines,
         )
         for z, lines in sorted(by_slice.items())
     ]
@@ -160,7 +159,9 @@ def _rescale(volume: Volume, z: int) -> tuple[float, float] | None:
     if frame is not None:
         groups = [*header.get("SharedFunctionalGroupsSequence", ())]
         groups += [*header.get("PerFrameFunctionalGroupsSequence", ())][frame - 1 : frame]
-        found = [g.PixelValueTransformationSequence[0] for g in groups if "PixelValueTransformationSequence" in g]
+        found = [
+            g.PixelValueTransformationSequence[0] for g in groups if "PixelValueTransformationSequence" in g
+        ]
         if found:
             header = found[0]
     if "RescaleIntercept" not in header or "RescaleSlope" not in header:

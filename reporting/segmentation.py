@@ -5,6 +5,8 @@ Lesions and lungs overlap, and one SEG with overlapping segments is slow to buil
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from highdicom import PixelMeasuresSequence, PlaneOrientationSequence, PlanePositionSequence
@@ -18,13 +20,7 @@ from engine.findings import Findings, PackageReference
 from engine.volume import Geometry, Volume
 from reporting.codes import ABNORMAL_STRUCTURE, ANATOMICAL_STRUCTURE, LESION, LUNG
 from reporting.context import ReportContext
-from reporting.equipment import (
-    MANUFACTURER,
-    MODEL_NAME,
-    SERIES_NUMBER,
-    algorithm_sequence,
-    software_versions,
-)
+from reporting.equipment import algorithm_sequence, common_arguments
 from reporting.segments import LesionSegment, segment_map
 from reporting.source_images import SourceImages, plane_position
 from reporting.uids import ResultUids
@@ -43,14 +39,18 @@ def lesion_segmentation(
 ) -> Dataset:
     """The lesion SEG, one segment per `LesionSegment`. Raises ValueError where there is no lesion."""
     if not segments:
-        raise ValueError("there is no lesion: no SEG is made, since an empty one would be mistaken for a result")
+        raise ValueError(
+            "there is no lesion: no SEG is made, since an empty one would be mistaken for a result"
+        )
     descriptions = [
         _description(s.number, s.label, (ABNORMAL_STRUCTURE, LESION), findings.jcs.package, LESION_COLOR,
                      tracking=(s.tracking_id, s.tracking_uid))
         for s in segments
     ]  # fmt: skip
     label_map = segment_map(findings, segments)
-    return _segmentation("seg", "AI lesions - NOT VERIFIED", label_map, descriptions, findings, volume, sources, uids, context)
+    return _segmentation(
+        "seg", "AI lesions - NOT VERIFIED", label_map, descriptions, findings, volume, sources, uids, context
+    )
 
 
 def lung_segmentation(
@@ -65,7 +65,9 @@ def lung_segmentation(
         1, "Lungs", (ANATOMICAL_STRUCTURE, LUNG), findings.m3lung.package, LUNG_COLOR, tracking=tracking
     )
     mask = findings.lung_mask.astype(np.uint8)
-    return _segmentation("lung_seg", "AI lungs - NOT VERIFIED", mask, [description], findings, volume, sources, uids, context)
+    return _segmentation(
+        "lung_seg", "AI lungs - NOT VERIFIED", mask, [description], findings, volume, sources, uids, context
+    )
 
 
 def _description(
@@ -105,7 +107,11 @@ def _segmentation(
 ) -> Dataset:
     """A SEG of a label map uint8 [Z, Y, X] in the order of the volume."""
     options = context.options
-    form = SegmentationTypeValues.LABELMAP if options.segmentation == "labelmap" else SegmentationTypeValues.BINARY
+    form = (
+        SegmentationTypeValues.LABELMAP
+        if options.segmentation == "labelmap"
+        else SegmentationTypeValues.BINARY
+    )
     one_grid = len(sources.images) == 1 or not sources.is_multi_frame
     placement = {} if one_grid else _explicit_placement(volume.geometry)
     dataset = Segmentation(
@@ -114,32 +120,25 @@ def _segmentation(
         pixel_array=sources.as_stored(label_map) if one_grid else label_map,
         segmentation_type=form,
         segment_descriptions=descriptions,
-        series_instance_uid=uids.series(kind),
-        series_number=SERIES_NUMBER[kind],
-        sop_instance_uid=uids.instance(kind),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=software_versions(findings, context),
-        device_serial_number=context.station_name,
         omit_empty_frames=options.omit_empty_frames,
         content_label="AI_LUNGS" if kind == "lung_seg" else "AI_LESIONS",
         content_description=series_description,
-        series_description=series_description,
         **placement,
+        **common_arguments(kind, series_description, findings, uids, context),
     )
     if options.deflated:
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     return dataset
 
 
-def _explicit_placement(geometry: Geometry) -> dict[str, object]:
+def _explicit_placement(geometry: Geometry) -> dict[str, Any]:
     """Orientation, spacing and position of every slice, for sources that highdicom cannot read them from."""
     directions = [*geometry.row_direction, *geometry.column_direction]
     return {
         "plane_orientation": PlaneOrientationSequence("PATIENT", [float(v) for v in directions]),
         "pixel_measures": PixelMeasuresSequence(geometry.pixel_spacing, geometry.slice_thickness),
         "plane_positions": [
-            PlanePositionSequence("PATIENT", [float(v) for v in plane_position(p)]) for p in geometry.positions
+            PlanePositionSequence("PATIENT", [float(v) for v in plane_position(p)])
+            for p in geometry.positions
         ],
     }

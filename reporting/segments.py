@@ -44,7 +44,9 @@ class LesionSegment:
 def lesion_segments(findings: Findings, uids: ResultUids, individual: int = 20) -> tuple[LesionSegment, ...]:
     """The segments of the lesion mask, none where there is no lesion."""
     lesions = findings.lesions
-    segments = [_segment(i + 1, f"Lesion {i + 1}", (lesion,), uids) for i, lesion in enumerate(lesions[:individual])]
+    segments = [
+        _segment(i + 1, f"Lesion {i + 1}", (lesion,), uids) for i, lesion in enumerate(lesions[:individual])
+    ]
     rest = lesions[individual:]
     if rest:
         first, last = individual + 1, len(lesions)

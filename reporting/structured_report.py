@@ -7,7 +7,7 @@ UNVERIFIED, and every group names the algorithm that it came from (TID 4019).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from highdicom.sr import (
     CodedConcept,
@@ -34,24 +34,24 @@ from engine.findings import Findings, PackageReference, PneumoniaClass
 from engine.volume import Volume
 from reporting import codes as coded
 from reporting.context import PredecessorReport, ReportContext
-from reporting.equipment import (
-    MANUFACTURER,
-    MODEL_NAME,
-    SERIES_NUMBER,
-    algorithm_content,
-    device_observer,
-    software_versions,
-)
+from reporting.equipment import algorithm_content, common_arguments, device_observer
 from reporting.identity import Identity
 from reporting.segments import LesionSegment
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids, report_uids
-from reporting.wording import agreement, jcs_reason, jcs_verdict, lesion_summary, m3lung_reason, m3lung_verdict
+from reporting.wording import (
+    agreement,
+    jcs_reason,
+    jcs_verdict,
+    lesion_summary,
+    m3lung_reason,
+    m3lung_verdict,
+)
 
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 """Supplement 243; not yet in pydicom's dictionary."""
 
-SR_CLASSES = {"sr": Comprehensive3DSR, "sr_enhanced": EnhancedSR}
+SR_CLASSES: dict[str, type[Dataset]] = {"sr": Comprehensive3DSR, "sr_enhanced": EnhancedSR}
 
 
 def structured_report(
@@ -67,7 +67,7 @@ def structured_report(
     """The SR of a study, of the class that `kind` names."""
     own = report_uids(uids, context)
     lesions = _segmentation_reference(volume, uids, context) if segments else None
-    groups = [
+    groups: list[Any] = [
         _jcs_group(findings, sources, uids),
         _m3lung_group(findings, sources, uids),
         *(_class_group(findings, c, uids) for c in PneumoniaClass),
@@ -81,34 +81,29 @@ def structured_report(
         imaging_measurements=groups,
     )
     requests = identity.referenced_requests()
-    dataset = SR_CLASSES[kind](
+    return SR_CLASSES[kind](
         evidence=[*sources.images, *([lesions] if lesions is not None else [])],
         content=content[0],
-        series_instance_uid=own.series(kind),
-        series_number=SERIES_NUMBER[kind],
-        sop_instance_uid=own.instance(kind),
-        instance_number=context.revision,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=software_versions(findings, context),
-        device_serial_number=context.station_name,
-        series_description="AI report - NOT VERIFIED",
         is_complete=True,
         is_final=False,
         is_verified=False,
         requested_procedures=requests or None,
         previous_versions=[_predecessor(context.predecessor)] if context.predecessor else None,
+        **common_arguments(kind, "AI report - NOT VERIFIED", findings, own, context, context.revision),
     )
-    return dataset
 
 
-def _jcs_group(findings: Findings, sources: SourceImages, uids: ResultUids) -> MeasurementsAndQualitativeEvaluations:
+def _jcs_group(
+    findings: Findings, sources: SourceImages, uids: ResultUids
+) -> MeasurementsAndQualitativeEvaluations:
     jcs = findings.jcs
     pattern = coded.CLASSES[PneumoniaClass.COVID19] if jcs.positive else coded.NOT_COVID19
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking("JCS-VERDICT", uids),
         finding_type=coded.IMPRESSION,
-        algorithm_id=algorithm_content(jcs.package, (f"patient rule {jcs.rule}, threshold {jcs.threshold:g}",)),
+        algorithm_id=algorithm_content(
+            jcs.package, (f"patient rule {jcs.rule}, threshold {jcs.threshold:g}",)
+        ),
         finding_sites=[FindingSite(coded.LUNG)],
         qualitative_evaluations=_verdict_codes(pattern, findings),
         measurements=[
@@ -120,7 +115,9 @@ def _jcs_group(findings: Findings, sources: SourceImages, uids: ResultUids) -> M
     return _with_comments(group, (f"{jcs_verdict(jcs)}. {jcs_reason(jcs)}.", agreement(findings)))
 
 
-def _m3lung_group(findings: Findings, sources: SourceImages, uids: ResultUids) -> MeasurementsAndQualitativeEvaluations:
+def _m3lung_group(
+    findings: Findings, sources: SourceImages, uids: ResultUids
+) -> MeasurementsAndQualitativeEvaluations:
     m3lung = findings.m3lung
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking("M3LUNG-VERDICT", uids),
@@ -198,7 +195,9 @@ def _lesion_group(
         finding_sites=[FindingSite(coded.LUNG)],
         measurements=[
             Measurement(coded.VOLUME, round(segment.volume_ml, 3), coded.MILLILITER),
-            Measurement(coded.ATTENUATION, round(segment.mean_hu, 1), coded.HOUNSFIELD, derivation=coded.MEAN),
+            Measurement(
+                coded.ATTENUATION, round(segment.mean_hu, 1), coded.HOUNSFIELD, derivation=coded.MEAN
+            ),
             Measurement(coded.LESION_COUNT, len(segment.lesions), coded.NO_UNITS),
         ],
     )
@@ -208,7 +207,9 @@ def _with_comments(
     group: MeasurementsAndQualitativeEvaluations, comments: Sequence[str]
 ) -> MeasurementsAndQualitativeEvaluations:
     for comment in comments:
-        group[0].ContentSequence.append(TextContentItem(coded.COMMENT, comment, RelationshipTypeValues.CONTAINS))
+        group[0].ContentSequence.append(
+            TextContentItem(coded.COMMENT, comment, RelationshipTypeValues.CONTAINS)
+        )
     return group
 
 

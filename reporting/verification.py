@@ -7,6 +7,7 @@ is written, read back by an independent reader and compared.
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -46,7 +47,7 @@ def _through_bytes(dataset: Dataset) -> Dataset:
 
 def _label_map_of(segmentation: hd.seg.Segmentation, volume: Volume) -> npt.NDArray[np.uint8]:
     """The label map uint8 [Z, Y, X] in the order of the volume, looked up by source image."""
-    how = {
+    how: dict[str, Any] = {
         "combine_segments": True,
         "ignore_spatial_locations": True,
         "assert_missing_frames_are_empty": True,
@@ -59,14 +60,12 @@ def _label_map_of(segmentation: hd.seg.Segmentation, volume: Volume) -> npt.NDAr
     stored = np.zeros(volume.shape, np.uint8)
     for uid in {s.sop_instance_uid for s in volume.sources}:
         own = [z for z, s in enumerate(volume.sources) if s.sop_instance_uid == uid]
-        frames = [volume.sources[z].frame_number for z in own]
+        frames = [volume.sources[z].frame_number or 1 for z in own]
         stored[own] = segmentation.get_pixels_by_source_frame(uid, frames, **how)
     return stored
 
 
-def _compare_centroids(
-    segmentation: Dataset, label_map: npt.NDArray[np.uint8], volume: Volume
-) -> None:
+def _compare_centroids(segmentation: Dataset, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
     """The centroid of every slice's mask, in patient coordinates: of the object's own geometry, and of the volume's."""
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     directions = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=np.float64)

@@ -43,9 +43,7 @@ def m3lung_verdict(m3lung: M3LungFindings) -> str:
 
 def m3lung_reason(m3lung: M3LungFindings) -> str:
     """The four probabilities of M3Lung-Sys, in percent."""
-    return ", ".join(
-        f"{CLASS_NAMES[c]} {m3lung.probabilities[c] * 100:.1f} %" for c in PneumoniaClass
-    )
+    return ", ".join(f"{CLASS_NAMES[c]} {m3lung.probabilities[c] * 100:.1f} %" for c in PneumoniaClass)
 
 
 def agreement(findings: Findings) -> str:
@@ -53,7 +51,9 @@ def agreement(findings: Findings) -> str:
     if findings.discordant:
         said = "JCS finds a COVID-19 pattern" if findings.jcs.positive else "JCS finds no COVID-19 pattern"
         other = CLASS_NAMES[findings.m3lung.label]
-        return f"The two systems disagree: {said}, M3Lung-Sys finds {other} most likely. Please read with care."
+        return (
+            f"The two systems disagree: {said}, M3Lung-Sys finds {other} most likely. Please read with care."
+        )
     return "The two systems agree about COVID-19."
 
 
