@@ -17,8 +17,11 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
+    RLELossless,
 )
 
 from engine.errors import Undecodable
@@ -28,6 +31,9 @@ AIR_HU = -1024
 """Lowest value of a Volume: padding and everything below becomes this."""
 
 _STREAM_HEADER_BYTES = 1 << 16
+
+_CODECS = {RLELossless: "pydicom", JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
+"""Preferred codecs: pylibjpeg's RLE aborts on a damaged stream instead of raising; pyjpegls is twice as fast as GDCM."""
 
 
 def decode_frames(frames: Sequence[FrameHeader]) -> Iterator[npt.NDArray[np.int16]]:
@@ -42,7 +48,8 @@ def decode_frames(frames: Sequence[FrameHeader]) -> Iterator[npt.NDArray[np.int1
         dataset = _read(path)
         padding = _padding_range(dataset)
         _refuse_other_size(dataset, frames[0], indices)
-        stored = iter_pixels(dataset, indices=indices, raw=True)
+        codec = _CODECS.get(dataset.file_meta.TransferSyntaxUID, "")
+        stored = iter_pixels(dataset, indices=indices, raw=True, decoding_plugin=codec)
         for frame, pixels in zip(frames, stored, strict=True):
             yield to_hu(_of_frame(pixels, frame), frame.slope, frame.intercept, padding)
     except (OSError, RuntimeError, *MALFORMED) as error:  # RuntimeError: every codec has failed

@@ -42,6 +42,8 @@ MALFORMED = (
 MAX_INFLATED_BYTES = 1 << 30
 """A deflated data set larger than this is refused before it is inflated."""
 
+_META_BYTES = 4096
+
 MAX_SIDE = 4096
 MAX_FRAMES = 5000
 
@@ -153,12 +155,11 @@ def _read(path: Path) -> Dataset:
 def _refuse_inflation(path: Path) -> None:
     """Raise ValueError for a deflated file that would inflate beyond all measure (PS3.5 A.5)."""
     with path.open("rb") as file:
-        if file.read(132)[128:] != b"DICM":
+        head = file.read(_META_BYTES)
+        if head[128:132] != b"DICM" or str(DeflatedExplicitVRLittleEndian).encode() not in head:
             return
-        file.seek(0)
-        meta = pydicom.filereader.read_partial(file, stop_when=lambda *_: True).file_meta
-        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-            return
+        # The group length is the first element of the meta group: tag, VR and length in 8 bytes, then its value.
+        file.seek(144 + int.from_bytes(head[140:144], "little"))
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         total = 0
         while (chunk := file.read(1 << 16)) and not inflater.eof:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from engine import jcs, m3lung
 from engine.errors import NotScreenable, PackageInvalid
@@ -154,5 +155,5 @@ def screen(
     )
 
 
-def _areas(mask: Mask) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return np.count_nonzero(mask, axis=(1, 2)).astype(np.float64)
+def _areas(mask: Mask) -> npt.NDArray[np.float64]:
+    return np.asarray(np.count_nonzero(mask, axis=(1, 2)), dtype=np.float64)
