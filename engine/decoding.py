@@ -33,7 +33,7 @@ AIR_HU = -1024
 _STREAM_HEADER_BYTES = 1 << 16
 
 _CODECS = {RLELossless: "pydicom", JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
-"""Preferred codecs: pylibjpeg's RLE aborts on a damaged stream instead of raising; pyjpegls is twice as fast as GDCM."""
+"""Preferred codecs: pylibjpeg's RLE panics on a damaged stream, which no `except` catches; pyjpegls is fast."""
 
 
 def decode_frames(frames: Sequence[FrameHeader]) -> Iterator[npt.NDArray[np.int16]]:

@@ -233,15 +233,18 @@ def test_a_deflated_file_that_swells_beyond_measure_is_refused(write_slice, monk
         load_series([path])
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
-def test_a_code_stream_of_another_size_is_refused(write_slice, syntax) -> None:
+@pytest.mark.parametrize(
+    ("syntax", "side"),
+    [(RLELossless, 128), (JPEGLSLossless, 16), (JPEG2000Lossless, 16), (JPEG2000Lossless, 128)],
+)
+def test_a_code_stream_of_another_size_is_refused(write_slice, syntax, side: int) -> None:
     stored = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
     path = write_slice(1, (0, 0, 0), stored)
     dataset = pydicom.dcmread(path)
     dataset.compress(syntax)
     dataset.save_as(path)
     np.testing.assert_array_equal(load_series([path]).hu[0], stored.astype(int) - 1024)
-    dataset.Rows = dataset.Columns = 16
+    dataset.Rows = dataset.Columns = side
     dataset.save_as(path)
     with pytest.raises(Undecodable, match=path.name):
         load_series([path])
