@@ -102,7 +102,7 @@ class Series(Base):
 class Instance(Base):
     """One acknowledged instance.
 
-    sha256: of the data set as received. path: of the Part 10 file, relative to the storage folder.
+    sha256, path: of the Part 10 file; the path is relative to the storage folder.
     kept_out: why it is not screened; None for an image that may be.
     first_revision: the first revision that contains it; None while the study is still receiving.
     """

@@ -34,8 +34,8 @@ class Outcome(enum.StrEnum):
 class ReceivedInstance:
     """An instance whose bytes are on disk.
 
-    sha256: of the data set as received, hex. size: of the data set in bytes. path: of the Part 10 file, relative
-    to the storage folder. kept_out: why it will not be screened, None for an image that may be.
+    sha256: of the Part 10 file, hex. size: of the data set in bytes. path: of the file, relative to the storage
+    folder. kept_out: why it will not be screened, None for an image that may be.
     """
 
     study_instance_uid: str

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from store import ledger
@@ -40,26 +40,14 @@ class ReceivingStudy:
 
 def receiving_studies(session: Session) -> list[ReceivingStudy]:
     """Every study that is being received, the one that waits longest first."""
-    still_open = (
-        select(func.count())
-        .select_from(Carriage)
-        .join(AssociationRecord, AssociationRecord.id == Carriage.association_id)
-        .where(Carriage.study_id == Study.id, AssociationRecord.closed_at.is_(None))
-        .scalar_subquery()
-    )
-    rows = session.execute(
-        select(
-            Study.id,
-            Study.study_instance_uid,
-            Study.receiving_since,
-            Study.last_received_at,
-            still_open,
-            Study.instance_count,
-        )
-        .where(Study.state == StudyState.RECEIVING)
-        .order_by(Study.last_received_at, Study.id)
-    )
+    rows = session.execute(_receiving().order_by(Study.last_received_at, Study.id))
     return [ReceivingStudy(*row) for row in rows]
+
+
+def receiving_study(session: Session, study_id: int) -> ReceivingStudy | None:
+    """One study that is being received, locked until the transaction ends; None where it is not."""
+    row = session.execute(_receiving().where(Study.id == study_id).with_for_update(of=Study)).one_or_none()
+    return None if row is None else ReceivingStudy(*row)
 
 
 def complete_study(session: Session, study_id: int, *, who: str, why: str, now: datetime) -> StudyState:
@@ -87,7 +75,7 @@ def complete_study(session: Session, study_id: int, *, who: str, why: str, now: 
 
 
 def instance_set_digest(content: list[tuple[str, str]]) -> str:
-    """SHA-256 hex over the sorted lines `SOP Instance UID, space, SHA-256 of the data set`."""
+    """SHA-256 hex over the sorted lines `SOP Instance UID, space, SHA-256 of the file`."""
     lines = "".join(f"{uid} {sha256}\n" for uid, sha256 in sorted(content))
     return hashlib.sha256(lines.encode("ascii")).hexdigest()
 
@@ -108,6 +96,24 @@ def predecessor_documents(
         .order_by(Revision.number.desc(), Result.id)
     ).all()
     return [(row[1], row[2], row[3]) for row in rows if row[0] == rows[0][0]]
+
+
+def _receiving() -> Select[int, str, datetime, datetime, int, int]:
+    still_open = (
+        select(func.count())
+        .select_from(Carriage)
+        .join(AssociationRecord, AssociationRecord.id == Carriage.association_id)
+        .where(Carriage.study_id == Study.id, AssociationRecord.closed_at.is_(None))
+        .scalar_subquery()
+    )
+    return select(
+        Study.id,
+        Study.study_instance_uid,
+        Study.receiving_since,
+        Study.last_received_at,
+        still_open,
+        Study.instance_count,
+    ).where(Study.state == StudyState.RECEIVING)
 
 
 def _screenable(session: Session, study_id: int) -> list[tuple[str, str]]:

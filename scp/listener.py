@@ -1,0 +1,231 @@
+"""The listener: C-ECHO and C-STORE as SCP.
+
+listener = Listener(policy, database, storage, now)
+listener.start()
+...
+listener.stop()
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, evt
+from sqlalchemy.exc import SQLAlchemyError
+
+from scp import instances, tls
+from scp.association_server import LimitedAssociationServer, LimitedRequestHandler
+from scp.associations import AssociationRegister
+from scp.contexts import VERIFICATION, supported_contexts
+from scp.instances import InstanceRefused
+from scp.policy import ListenerPolicy
+from scp.receipt import Answer, Clock, Receiver, StoreRequest
+from scp.spool import Spool
+from scp.sweep import SpoolLock, sweep
+from store import receipts
+from store.database import Database
+from store.receipts import Peer
+
+LOGGER = structlog.get_logger(__name__)
+
+WRITE_PIECE = 64 * 1024
+HOUSEKEEPING_S = 1.0
+
+
+class ListenerCannotStart(Exception):
+    """The address or the spool cannot be used; the message is one line that says what to do."""
+
+
+class Listener:
+    """A C-STORE SCP in threads of this process.
+
+    name: tells the listeners of one store apart; the associations that a killed listener of this name left open are
+    closed at start.
+    """
+
+    def __init__(
+        self,
+        policy: ListenerPolicy,
+        database: Database,
+        storage: Path,
+        now: Clock,
+        name: str | None = None,
+    ) -> None:
+        self.policy = policy
+        self.name = name or f"{policy.ae_title}@{policy.host}:{policy.port}"
+        self._database = database
+        self._now = now
+        self._spool = Spool(storage)
+        self._register = AssociationRegister(policy, database, self.name, now)
+        self._receiver = Receiver(
+            spool=self._spool,
+            database=database,
+            now=now,
+            own_manufacturer=policy.own_manufacturer,
+            max_instance_bytes=policy.max_instance_bytes,
+            reserve_bytes=policy.reserve_bytes,
+        )
+        self._server: LimitedAssociationServer | None = None
+        self._lock: SpoolLock | None = None
+        self._stopping = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="listener-house", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, also where the policy says 0."""
+        return self.policy.port if self._server is None else int(self._server.server_address[1])
+
+    @property
+    def open_associations(self) -> int:
+        """How many associations are open."""
+        return len(self._register.open_now())
+
+    def start(self) -> None:
+        """Clear away what a killed listener left, then listen. Raises ListenerCannotStart, tls.TLSUnusable."""
+        self._prepare_spool()
+        try:
+            self._server = self._make_server()
+        except OSError as error:
+            raise ListenerCannotStart(
+                f"cannot listen on {self.policy.host}:{self.policy.port}: {error.strerror or error}; "
+                "choose another listener.port or end the program that uses it"
+            ) from error
+        threading.Thread(target=self._server.serve_forever, name="listener-accept", daemon=True).start()
+        self._housekeeper.start()
+        LOGGER.info("listening", ae_title=self.policy.ae_title, host=self.policy.host, port=self.port)
+
+    def stop(self) -> None:
+        """Take no more associations, let the running ones end within the grace time, abort the rest."""
+        if self._server is None:
+            return
+        self._server.shutdown()
+        deadline = time.monotonic() + self.policy.grace_seconds
+        while self._register.open_now() and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._register.end_dead()
+        self._abort_open()
+        self._stopping.set()
+        self._housekeeper.join()
+        self._register.end_dead()
+        if self._lock is not None:
+            self._lock.release()
+        self._server = None
+        LOGGER.info("listener stopped")
+
+    def _prepare_spool(self) -> None:
+        try:
+            self._spool.prepare()
+            self._lock = SpoolLock(self._spool)
+            swept = sweep(self._spool, self._database, alone=self._lock.alone)
+            self._lock.share()
+        except OSError as error:
+            raise ListenerCannotStart(
+                f"the spool {self._spool.storage} cannot be used: {error.strerror}; check storage.path and its rights"
+            ) from error
+        with self._database.write() as session:
+            left = receipts.close_left_over(session, listener=self.name, now=self._now())
+        LOGGER.info("swept", unfinished=swept.unfinished, unrecorded=swept.unrecorded, associations=left)
+
+    def _make_server(self) -> LimitedAssociationServer:
+        policy = self.policy
+        _config.LOG_HANDLER_LEVEL = "none"  # formatting every PDU for a log that nobody reads costs a tenth
+        ae = AE(ae_title=policy.ae_title)
+        ae.maximum_associations = 10**6  # `admit` decides
+        ae.maximum_pdu_size = policy.max_pdu_bytes
+        ae.acse_timeout = policy.acse_seconds
+        ae.dimse_timeout = policy.idle_seconds
+        ae.network_timeout = policy.idle_seconds
+        server: LimitedAssociationServer = ae.make_server(
+            (policy.host, policy.port),
+            contexts=supported_contexts([VERIFICATION]),
+            ssl_context=None if policy.tls is None else tls.server_context(policy.tls),
+            evt_handlers=[
+                (evt.EVT_REQUESTED, self._on_requested),
+                (evt.EVT_RELEASED, self._on_end, ["released"]),
+                (evt.EVT_ABORTED, self._on_end, ["aborted"]),
+                (evt.EVT_C_STORE, self._on_store),
+            ],
+            server_class=LimitedAssociationServer,
+            request_handler=LimitedRequestHandler,
+        )
+        server.max_connections = policy.max_connections
+        server.max_connections_per_host = policy.max_connections_per_host
+        server.handshake_seconds = policy.acse_seconds
+        server.idle_seconds = policy.idle_seconds
+        return server
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Admit or reject, and offer the contexts that this peer asks for."""
+        association = event.assoc
+        request: Any = association.requestor.primitive
+        peer = Peer(
+            calling_ae=str(request.calling_ae_title).strip(),
+            host=str(association.requestor.address_info.address),
+        )
+        rejection = self._register.request(association, peer, str(request.called_ae_title).strip())
+        if rejection is None:
+            association.acceptor.supported_contexts = supported_contexts(
+                str(context.abstract_syntax) for context in association.requestor.requested_contexts
+            )
+            return
+        association.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
+        association.kill()  # returns when the rejection is on its way
+
+    def _on_end(self, event: evt.Event, end: str) -> None:
+        self._register.end(event.assoc, end)
+
+    def _on_store(self, event: evt.Event) -> int | Dataset:
+        """The ordinary handler: the data set is in memory, pynetdicom has put it together."""
+        request: Any = event.request  # a C_STORE: the event is EVT_C_STORE
+        answer = self._receive(
+            event.assoc,
+            str(request.AffectedSOPClassUID),
+            str(request.AffectedSOPInstanceUID),
+            str(event.context.transfer_syntax),
+            memoryview(request.DataSet.getvalue()),
+        )
+        status = Dataset()
+        status.Status = answer.status
+        if answer.comment:
+            status.ErrorComment = answer.comment
+        return status
+
+    def _receive(
+        self, association: Any, sop_class: str, sop_instance: str, transfer_syntax: str, data_set: memoryview
+    ) -> Answer:
+        try:
+            opened = self._register.of(association)
+        except SQLAlchemyError as error:
+            LOGGER.error("store does not answer", why=type(error).__name__)
+            return Answer(instances.OUT_OF_RESOURCES, "the store does not answer")
+        request = StoreRequest(sop_class, sop_instance, transfer_syntax, opened.peer, opened.number)
+        try:
+            incoming = self._receiver.begin(request)
+            try:
+                for start in range(0, len(data_set), WRITE_PIECE):
+                    self._receiver.write(incoming, data_set[start : start + WRITE_PIECE])
+            except InstanceRefused:
+                incoming.abandon()
+                raise
+        except InstanceRefused as refusal:
+            return self._receiver.refuse(request, refusal)
+        return self._receiver.finish(incoming, request)
+
+    def _keep_house(self) -> None:
+        while not self._stopping.wait(HOUSEKEEPING_S):
+            self._register.end_dead()
+
+    def _abort_open(self) -> None:
+        aborts = [
+            threading.Thread(target=association.abort, daemon=True)  # type: ignore[attr-defined]
+            for association in self._register.open_now()
+        ]
+        for abort in aborts:
+            abort.start()
+        for abort in aborts:
+            abort.join(timeout=2.0)

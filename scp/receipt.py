@@ -1,0 +1,187 @@
+"""One received instance: from written bytes to the status that its sender gets.
+
+The order is the promise: bytes written, renamed and flushed, row committed, only then 0x0000.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from scp import instances
+from scp.header import Header, UnreadableDataset, read_header
+from scp.instances import InstanceRefused
+from scp.spool import HEAD, IncomingFile, KeptFile, Spool, TooLarge
+from store import receipts
+from store.database import Database
+from store.receipts import Outcome, Peer, ReceivedInstance
+
+LOGGER = structlog.get_logger(__name__)
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True)
+class StoreRequest:
+    """What the C-STORE request and its presentation context say of an instance that is about to come."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    peer: Peer
+    association_id: int | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The status for the sender, and a comment for Error Comment (0000,0902): empty for success."""
+
+    status: int
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Takes instances into spool and store.
+
+    own_manufacturer: marks the node's own results. reserve_bytes: free space below which nothing is taken.
+    """
+
+    spool: Spool
+    database: Database
+    now: Clock
+    own_manufacturer: str
+    max_instance_bytes: int
+    reserve_bytes: int
+
+    def begin(self, request: StoreRequest) -> IncomingFile:
+        """Open a file for an instance. Raises InstanceRefused."""
+        if not instances.valid_uid(request.sop_instance_uid):
+            raise InstanceRefused(instances.CANNOT_UNDERSTAND, "SOP Instance UID is no valid UID")
+        try:
+            if self.spool.free_bytes() < self.reserve_bytes:
+                raise InstanceRefused(instances.OUT_OF_RESOURCES, "not enough free disk space")
+            return self.spool.begin(
+                request.sop_class_uid,
+                request.sop_instance_uid,
+                request.transfer_syntax_uid,
+                self.max_instance_bytes,
+            )
+        except OSError as error:
+            raise refusal_of(error) from error
+
+    def write(self, incoming: IncomingFile, data: bytes | bytearray | memoryview) -> None:
+        """Write the next bytes. Raises InstanceRefused; the file is then to be abandoned."""
+        try:
+            incoming.write(data)
+        except (OSError, TooLarge) as error:
+            raise refusal_of(error) from error
+
+    def finish(self, incoming: IncomingFile, request: StoreRequest) -> Answer:
+        """Judge, keep and record an instance that is written. Whatever happens, the file is kept or gone."""
+        try:
+            header = self._header(incoming, request)
+            kept = self._keep(incoming, header)
+            return self._record(kept, header, request)
+        except InstanceRefused as refusal:
+            return self.refuse(request, refusal)
+        finally:
+            incoming.abandon()  # a kept file has another name by now
+
+    def refuse(self, request: StoreRequest, refusal: InstanceRefused) -> Answer:
+        """Record a refusal and make the answer; a store that is away does not keep it from being given."""
+        uid = request.sop_instance_uid if instances.valid_uid(request.sop_instance_uid) else None
+        LOGGER.warning(
+            "instance refused",
+            status=f"0x{refusal.status:04X}",
+            why=refusal.why,
+            association=request.association_id,
+        )
+        try:
+            with self.database.write() as session:
+                receipts.record_refusal(
+                    session,
+                    peer=request.peer,
+                    why=refusal.why,
+                    status=refusal.status,
+                    sop_instance_uid=uid,
+                    now=self.now(),
+                )
+        except SQLAlchemyError as error:
+            LOGGER.error("refusal not recorded", why=type(error).__name__)
+        return Answer(refusal.status, refusal.why[:64])
+
+    def _header(self, incoming: IncomingFile, request: StoreRequest) -> Header:
+        try:
+            incoming.finish()
+            header = self._read(incoming, request.transfer_syntax_uid)
+        except OSError as error:
+            raise refusal_of(error) from error
+        except UnreadableDataset as error:
+            raise InstanceRefused(instances.CANNOT_UNDERSTAND, str(error)) from error
+        instances.check(header, request.sop_class_uid, request.sop_instance_uid)
+        return header
+
+    def _read(self, incoming: IncomingFile, transfer_syntax_uid: str) -> Header:
+        """The header from the first bytes; from the file in the rare case that these do not reach."""
+        try:
+            return read_header(incoming.head, transfer_syntax_uid)
+        except UnreadableDataset:
+            if incoming.size <= HEAD:
+                raise
+        with (
+            incoming.path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as whole,
+            whole[incoming.data_set_at :] as data_set,
+        ):
+            return read_header(data_set, transfer_syntax_uid)
+
+    def _keep(self, incoming: IncomingFile, header: Header) -> KeptFile:
+        try:
+            return self.spool.keep(incoming, header.study_instance_uid)
+        except OSError as error:
+            raise refusal_of(error) from error
+
+    def _record(self, kept: KeptFile, header: Header, request: StoreRequest) -> Answer:
+        received = ReceivedInstance(
+            study_instance_uid=header.study_instance_uid,
+            series_instance_uid=header.series_instance_uid,
+            sop_instance_uid=header.sop_instance_uid,
+            sop_class_uid=header.sop_class_uid,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            modality=instances.modality_code(header),
+            patient_digest=instances.patient_digest(header),
+            sha256=kept.sha256,
+            size=kept.size,
+            path=kept.path,
+            kept_out=instances.kept_out(header, self.own_manufacturer),
+        )
+        try:
+            with self.database.write() as session:
+                receipt = receipts.record_instance(
+                    session, received, association_id=request.association_id, now=self.now()
+                )
+        except SQLAlchemyError as error:
+            # Not answered with success, so the sender sends it again; the file without row is swept at start
+            LOGGER.error("store does not answer", why=type(error).__name__)
+            raise InstanceRefused(instances.OUT_OF_RESOURCES, "the store does not answer") from error
+        if receipt.outcome is Outcome.CONFLICTING:
+            self.spool.drop(kept)
+            raise InstanceRefused(instances.DUPLICATE, "an instance with this UID and other content is held")
+        return Answer(instances.SUCCESS)
+
+
+def refusal_of(error: OSError | TooLarge) -> InstanceRefused:
+    """What the sender is told of a fault at the disk."""
+    if isinstance(error, TooLarge):
+        return InstanceRefused(instances.OUT_OF_RESOURCES, str(error))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return InstanceRefused(instances.OUT_OF_RESOURCES, f"the spool cannot take it: {error.strerror}")
+    return InstanceRefused(instances.PROCESSING_FAILURE, f"the spool failed: {error.strerror}")

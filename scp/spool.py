@@ -1,0 +1,193 @@
+"""The spool: received instances as Part 10 files, raw bytes as they came.
+
+    <storage>/incoming/<random>.part             being written
+    <storage>/spool/<study>/<content>.dcm        kept; named by two SHA-256, so that no received value names a file
+
+An instance is on disk for good once `keep` returned: written, renamed, file and directory flushed. The store row that
+names it comes after, and is what counts: `sweep` clears away whatever has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+IMPLEMENTATION_CLASS_UID = "2.25.301826312947210733209472290155387061249"
+"""Names this program in the files that it writes (PS3.10 7.1); fixed, since a file's SHA-256 covers it."""
+WRITE_PIECE = 128 * 1024
+"""One big write into a new file costs ten times what pieces of this size cost."""
+HEAD = 64 * 1024
+"""So much of the beginning of a data set is kept in memory for reading its header."""
+
+_EXPLICIT_OB = b"OB\0\0"
+
+
+class TooLarge(Exception):
+    """The data set is larger than the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"data set is larger than {limit // 2**20} MiB")
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file in the spool. path: relative to the storage folder. sha256: of the file. size: of the data set in it."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+class Spool:
+    """The spool of one storage folder. Several listeners and threads may share the folder."""
+
+    def __init__(self, storage: Path) -> None:
+        self.storage = storage
+        self.incoming = storage / "incoming"
+        self.kept = storage / "spool"
+
+    def prepare(self) -> None:
+        """Make the folders, readable by the service user alone. Raises OSError."""
+        for folder in (self.storage, self.incoming, self.kept):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _flush_directory(folder.parent)
+
+    def begin(
+        self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, max_bytes: int
+    ) -> IncomingFile:
+        """Begin to write one instance. Raises OSError."""
+        path = self.incoming / f"{secrets.token_hex(16)}.part"
+        meta = file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        return IncomingFile(path, meta, max_bytes)
+
+    def keep(self, incoming: IncomingFile, study_instance_uid: str) -> KeptFile:
+        """Give a written file its name and make it last. Raises OSError, and then the file is not kept.
+
+        The name derives from the content: the same instance again lands on the same name.
+        """
+        folder = self.kept / hashlib.sha256(study_instance_uid.encode("ascii")).hexdigest()[:32]
+        final = folder / f"{incoming.sha256}.dcm"
+        try:
+            incoming.path.rename(final)
+        except FileNotFoundError:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _flush_directory(self.kept)
+            incoming.path.rename(final)
+        incoming.flush()
+        _flush_directory(folder)
+        return KeptFile(str(final.relative_to(self.storage)), incoming.sha256, incoming.size)
+
+    def drop(self, kept: KeptFile) -> None:
+        """Remove a kept file that the store did not take."""
+        (self.storage / kept.path).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """Free space for the service user on the spool's file system. Raises OSError."""
+        status = os.statvfs(self.kept)
+        return status.f_bavail * status.f_frsize
+
+    def kept_paths(self) -> Iterator[str]:
+        """Every kept file, relative to the storage folder."""
+        for folder in sorted(self.kept.iterdir()):
+            for file in sorted(folder.glob("*.dcm")):
+                yield str(file.relative_to(self.storage))
+
+    def unfinished(self) -> Iterator[Path]:
+        """Every file that was being written when its listener ended, or is being written now."""
+        yield from sorted(self.incoming.glob("*.part"))
+
+
+class IncomingFile:
+    """One instance while it is being written: preamble and meta information, then the data set as it comes."""
+
+    def __init__(self, path: Path, meta: bytes, max_bytes: int) -> None:
+        self.path = path
+        self.size = 0
+        self.head = b""
+        self.data_set_at = len(meta)
+        self._max_bytes = max_bytes
+        self._digest = hashlib.sha256()
+        self._file: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._pending = bytearray(meta)
+        self._digest.update(meta)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 hex of the file: the transfer syntax is part of what the bytes of a data set mean."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes of the data set. Raises OSError, TooLarge."""
+        self.size += len(data)
+        if self.size > self._max_bytes:
+            raise TooLarge(self._max_bytes)
+        if len(self.head) < HEAD:
+            self.head += bytes(data[: HEAD - len(self.head)])
+        self._digest.update(data)
+        self._pending += data
+        if len(self._pending) >= WRITE_PIECE:
+            self._write_out()
+
+    def finish(self) -> None:
+        """Hand everything to the kernel. Raises OSError."""
+        self._write_out()
+
+    def flush(self) -> None:
+        """Make the content last (fsync), then close. Raises OSError."""
+        if self._file is not None:
+            os.fsync(self._file)
+            self._close()
+
+    def abandon(self) -> None:
+        """Close and remove the file, if it is still there."""
+        self._close()
+        self.path.unlink(missing_ok=True)
+
+    def _write_out(self) -> None:
+        if self._file is None:
+            raise OSError("the file is closed")
+        view = memoryview(self._pending)
+        start = 0
+        while start < len(view):
+            start += os.write(self._file, view[start : start + WRITE_PIECE])
+        view.release()
+        self._pending.clear()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Preamble, prefix and File Meta Information (PS3.10 7.1), the same bytes for the same three UIDs."""
+    elements = b"".join(
+        (
+            struct.pack("<HH", 0x0002, 0x0001) + _EXPLICIT_OB + struct.pack("<L", 2) + b"\0\1",
+            _uid_element(0x0002, sop_class_uid),
+            _uid_element(0x0003, sop_instance_uid),
+            _uid_element(0x0010, transfer_syntax_uid),
+            _uid_element(0x0012, IMPLEMENTATION_CLASS_UID),
+        )
+    )
+    length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements))
+    return bytes(128) + b"DICM" + length + elements
+
+
+def _uid_element(element: int, uid: str) -> bytes:
+    value = uid.encode("ascii")
+    value += b"\0" * (len(value) % 2)
+    return struct.pack("<HH2sH", 0x0002, element, b"UI", len(value)) + value
+
+
+def _flush_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
