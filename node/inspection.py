@@ -1,0 +1,162 @@
+"""Answers from the store for the command line: as tables for people, as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from node.configuration import Configuration
+from node.verdicts import verdict_lines
+from store import processes, queries
+from store.database import Database, open_database
+from store.states import StudyState
+
+STALE_SECONDS = 60
+"""A process that has not been heard of for this long is called silent."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`data` is the JSON form; `paint` prints the same on a terminal."""
+
+    data: Any
+    paint: Callable[[Console], None]
+
+
+@contextmanager
+def opened(configuration: Configuration) -> Iterator[Database]:
+    """The store of the configuration, brought up to date."""
+    database = open_database(configuration.database.url)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def print_answer(answer: Answer, as_json: bool) -> None:
+    """Print the answer in the form asked for."""
+    if as_json:
+        print(json.dumps(answer.data, indent=1, default=_plain))
+    else:
+        answer.paint(Console(highlight=False))
+
+
+def node_status(database: Database, now: datetime) -> Answer:
+    """Processes with their last heartbeat, studies by state, objects waiting by destination."""
+    with database.read() as session:
+        living = processes.living(session)
+        counts = queries.counts_by_state(session)
+        waiting = queries.pending_deliveries(session)
+    data = {
+        "processes": [asdict(p) | {"silent": _silent(p.heartbeat_at, now)} for p in living],
+        "studies": {state.value: count for state, count in counts.items()},
+        "waiting_deliveries": waiting,
+    }
+
+    def paint(console: Console) -> None:
+        rows = [(p.name, p.kind, p.doing, _seen(p.heartbeat_at, now)) for p in living]
+        if rows:
+            console.print(_table("Processes", ("name", "part", "does", "heard of"), rows))
+        else:
+            console.print("The node does not run here: no process has reported.")
+        console.print(_table("Studies", ("state", "count"), [(s.value, c) for s, c in counts.items()]))
+        if waiting:
+            console.print(_table("Waiting to be delivered", ("destination", "objects"), waiting.items()))
+
+    return Answer(data, paint)
+
+
+def study_list(database: Database, states: Sequence[str], limit: int) -> Answer:
+    """Studies, newest change first."""
+    with database.read() as session:
+        lines = queries.list_studies(session, states=[StudyState(s) for s in states], limit=limit)
+
+    def paint(console: Console) -> None:
+        rows = [
+            (s.study_instance_uid, s.state.value, s.instance_count, _local(s.changed_at), s.reason)
+            for s in lines
+        ]
+        if rows:
+            console.print(_table(None, ("study", "state", "instances", "changed", "reason"), rows))
+        else:
+            console.print("no study")
+
+    return Answer([asdict(line) for line in lines], paint)
+
+
+def study_details(database: Database, uid: str) -> Answer:
+    """State, verdicts, series and deliveries of one study."""
+    with database.read() as session:
+        account = queries.why(session, uid)
+
+    def paint(console: Console) -> None:
+        study = account.study
+        console.print(f"{study.study_instance_uid}: {study.state.value}, {study.instance_count} instances")
+        if study.reason:
+            console.print(study.reason)
+        for screening in account.screenings[-1:]:
+            for line in [*verdict_lines(screening.summary), screening.summary.get("series_choice", "")]:
+                console.print(line)
+        series = [
+            (s.series_instance_uid, s.modality, s.instance_count, "; ".join(s.kept_out))
+            for s in account.series
+        ]
+        console.print(_table("Series", ("series", "modality", "instances", "kept out"), series))
+        sent = [(d.kind, d.destination, d.state.value, d.attempts, d.last_error) for d in account.deliveries]
+        if sent:
+            console.print(_table("Objects", ("object", "destination", "state", "attempts", "remark"), sent))
+
+    return Answer(asdict(account), paint)
+
+
+def study_history(database: Database, uid: str) -> Answer:
+    """Everything that happened to one study, oldest first."""
+    with database.read() as session:
+        account = queries.why(session, uid)
+
+    def paint(console: Console) -> None:
+        rows = [(_local(e.at), e.who, e.what) for e in account.history]
+        rows += [
+            (
+                _local(d.delivered_at or d.next_attempt_at),
+                d.destination,
+                f"{d.kind}: {d.state.value} after {d.attempts} attempts {d.last_error}".strip(),
+            )
+            for d in account.deliveries
+        ]
+        console.print(_table(None, ("when", "who", "what"), rows))
+
+    return Answer(asdict(account), paint)
+
+
+def _table(title: str | None, columns: Sequence[str], rows: Any) -> Table:
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row))
+    return table
+
+
+def _local(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _silent(heartbeat: datetime, now: datetime) -> bool:
+    return (now - heartbeat).total_seconds() > STALE_SECONDS
+
+
+def _seen(heartbeat: datetime, now: datetime) -> str:
+    seconds = (now - heartbeat).total_seconds()
+    return f"silent for {seconds:.0f} s" if _silent(heartbeat, now) else f"{max(seconds, 0):.0f} s ago"
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

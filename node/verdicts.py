@@ -1,0 +1,43 @@
+"""The verdicts of both systems, in words for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NOTICE = "Research and screening software, not a medical device; unverified by a physician."
+
+_LABELS = {
+    "healthy": "healthy",
+    "covid19": "COVID-19",
+    "h1n1": "H1N1 influenza",
+    "cap": "community-acquired pneumonia (CAP)",
+}
+
+
+def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What findings.json says, a line a statement."""
+    jcs, m3lung = summary["jcs"], summary["m3lung"]
+    verdict = "COVID-19" if jcs["positive"] else "not COVID-19"
+    count = f"{jcs['positive_slices']} of {jcs['slices']} slices positive, threshold {jcs['threshold']:g}"
+    probabilities = ", ".join(f"{name} {p:.2f}" for name, p in m3lung["probabilities"].items())
+    lines = [
+        f"JCS         {verdict} ({count})",
+        f"M3Lung-Sys  {_LABELS[m3lung['label']]} ({probabilities})",
+    ]
+    if summary["lesion_count"]:
+        lines.append(
+            f"Lesions     {summary['lesion_count']}, {summary['lesion_volume_ml']:.1f} ml, "
+            f"{summary['lung_involvement_percent']:.1f} % of the lungs"
+        )
+    else:
+        lines.append("Lesions     none outlined")
+    if summary["discordant"]:
+        lines.append("The two systems disagree.")
+    return [*lines, NOTICE]
+
+
+def print_verdicts(summary: Mapping[str, Any]) -> None:
+    """Print `verdict_lines`."""
+    for line in verdict_lines(summary):
+        print(line)
