@@ -7,11 +7,13 @@ starts with a misspelt key would run with a default nobody asked for.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from node.routing.rules import Rules, check_names
 from reporting.context import ObjectKind
 
 ENVIRONMENT_PREFIX = "LUNGNODE_"
@@ -51,6 +54,14 @@ def _database_url(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("allowed is an address or a network such as 10.1.0.0/16") from None
+    return value
+
+
 def _not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
     if not value:
         raise ValueError("allowed is a list of at least 1")
@@ -66,13 +77,37 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class AllowedPeerConfiguration(_Section):
+    """Who may send: an address or network, and the calling AE title where only one is meant."""
+
+    network: Annotated[str, AfterValidator(_network)]
+    ae_title: AETitle | None = None
+
+
+class TLSConfiguration(_Section):
+    """Files for TLS (PS3.15 B.9), PEM."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+
+
 class ListenerConfiguration(_Section):
     """Who the node is on the network, and how many may talk to it at once."""
 
     ae_title: AETitle = "LUNGNODE"
     host: str = Field(default="127.0.0.1", min_length=1)
     port: Port = 11112
-    max_associations: int = Field(default=16, ge=1, le=1000)
+    require_called_ae: bool = True
+    allowed: Annotated[tuple[AllowedPeerConfiguration, ...], AfterValidator(_not_empty)] = (
+        AllowedPeerConfiguration(network="127.0.0.0/8"),
+        AllowedPeerConfiguration(network="::1/128"),
+    )
+    max_associations: Annotated[int, Field(ge=1, le=1000)] = 16
+    max_associations_per_host: Annotated[int, Field(ge=1, le=1000)] = 8
+    idle_seconds: Seconds = 60.0
+    grace_seconds: Seconds = 10.0
+    tls: TLSConfiguration | None = None
 
 
 class StorageConfiguration(_Section):
@@ -180,6 +215,7 @@ class Configuration(BaseSettings):
     completeness: CompletenessConfiguration = CompletenessConfiguration()
     destinations: tuple[DestinationConfiguration, ...] = ()
     models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=_installed_models)
+    routing: Rules = ()
     worker: WorkerConfiguration = WorkerConfiguration()
     screening: ScreeningConfiguration = ScreeningConfiguration()
     results: ResultsConfiguration = ResultsConfiguration()
@@ -192,6 +228,15 @@ class Configuration(BaseSettings):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"destination name {twice[0]!r} is used twice; each name is allowed once")
+        return self
+
+    @model_validator(mode="after")
+    def _rules_name_what_is_there(self) -> Configuration:
+        check_names(
+            self.routing,
+            destinations=[d.name for d in self.destinations],
+            packages=[p.name for p in self.models],
+        )
         return self
 
     @classmethod
@@ -336,10 +381,27 @@ def _keys(location: tuple[int | str, ...]) -> str:
 
 
 def _fields(location: tuple[int | str, ...]) -> Iterator[str]:
-    """The keys that are allowed in the section at `location`."""
-    model: type[BaseModel] = Configuration
+    """The keys that are allowed in the section at `location`, by the names that the file uses."""
+    model = _section(Configuration)
     for part in location:
-        if isinstance(part, str):
-            annotation = model.model_fields[part].annotation
-            model = annotation if isinstance(annotation, type) else DestinationConfiguration
-    yield from model.model_fields
+        model = _section(_inside(model, part))
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        yield from (field.alias or name for name, field in model.model_fields.items())
+
+
+def _inside(kind: Any, part: int | str) -> Any:
+    """The annotation of what lies under a key or index of something annotated as `kind`."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+        return fields.get(str(part))
+    arguments = get_args(kind)
+    return arguments[1 if get_origin(kind) is dict else 0] if arguments else None
+
+
+def _section(kind: Any) -> Any:
+    """What an annotation says without Annotated, None and names that are resolved later."""
+    if get_origin(kind) is Annotated:
+        return _section(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return next((_section(k) for k in get_args(kind) if k is not NoneType), None)
+    return kind

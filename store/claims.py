@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from store import ledger
 from store.models import Instance, Revision, Study
+from store.priorities import in_turn
 from store.revisions import predecessor_documents
 from store.states import StudyState
 
@@ -64,19 +65,14 @@ class Claim:
 def claim_next(
     session: Session, *, worker: str, lease: timedelta, max_attempts: int, now: datetime
 ) -> Claim | None:
-    """Claim the study that waits longest among those of the best (lowest) priority; None where none waits.
+    """Claim the study whose turn it is by priority and waiting time; None where none waits.
 
-    Leases that ran out are taken over first. Two workers never get the same study: SQLite serialises writers,
-    PostgreSQL skips rows that another transaction has locked.
+    Among studies of one priority the one that waits longest comes first; `store.priorities` has the order between
+    priorities, in which none starves. Leases that ran out are taken over first. Two workers never get the same
+    study: SQLite serialises writers, PostgreSQL skips rows that another transaction has locked.
     """
     take_over_expired(session, who=worker, max_attempts=max_attempts, now=now)
-    study = session.scalar(
-        select(Study)
-        .where(Study.state == StudyState.COMPLETE, Study.not_before <= now)
-        .order_by(Study.priority, Study.not_before, Study.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+    study = _first_in_turn(session, now)
     if study is None:
         return None
     study.attempts += 1
@@ -152,6 +148,25 @@ def held_study(session: Session, claim: Claim) -> Study:
     if study.state is not StudyState.SCREENING or study.fence != claim.fence:
         raise LeaseLost(claim)
     return study
+
+
+def _first_in_turn(session: Session, now: datetime) -> Study | None:
+    """The study to claim, locked. PostgreSQL skips studies that another worker is just claiming."""
+    claimable = (Study.state == StudyState.COMPLETE, Study.not_before <= now)
+    waiting = session.execute(
+        select(Study.priority, func.min(Study.not_before)).where(*claimable).group_by(Study.priority)
+    )
+    for priority in in_turn({priority: since for priority, since in waiting}):
+        study = session.scalar(
+            select(Study)
+            .where(*claimable, Study.priority == priority)
+            .order_by(Study.not_before, Study.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        if study is not None:
+            return study
+    return None
 
 
 def _claim(session: Session, study: Study, worker: str, lease_expires_at: datetime) -> Claim:
