@@ -1,0 +1,128 @@
+"""What is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from training.datasets.items import CLASSES, Dataset, DatasetError, Item, Notes, Problem
+from training.datasets.pixels import read_mask
+
+
+@dataclass(frozen=True)
+class Report:
+    """Counts of items and patients per class and split, and the problems, errors first."""
+
+    name: str
+    items: Counter[tuple[str, str]]
+    patients: Counter[tuple[str, str]]
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """What keeps training from starting."""
+        return tuple(p for p in self.problems if p.serious)
+
+
+def check(dataset: Dataset) -> Report:
+    """Open every picture and mask that stands alone, and compare classes, sizes, values and splits.
+
+    Volumes were opened when the data set was read.
+    """
+    notes = Notes()
+    for item in dataset.items:
+        _check_files(item, notes)
+    _check_patients(dataset, notes)
+    found = {item.label for item in dataset.items}
+    if found == {None}:
+        notes.warn(f"{dataset.name}: no item has a label")
+    elif len(found) == 1 and not any(item.mask for item in dataset.items):
+        notes.warn(f"{dataset.name}: all items are of one class, {_class_name(found.pop())}")
+    keys = [(_class_name(item.label), item.split or "no split") for item in dataset.items]
+    whose = {(key, item.source, item.patient) for key, item in zip(keys, dataset.items, strict=True)}
+    problems = sorted((*dataset.problems, *notes.problems()), key=lambda p: not p.serious)
+    return Report(dataset.name, Counter(keys), Counter(key for key, *_ in whose), tuple(problems))
+
+
+def require(
+    dataset: Dataset, *, classes: Collection[int] = (), masks: bool = False, hu: bool = False
+) -> None:
+    """Refuse a data set that a training cannot start from. Raises DatasetError in one line.
+
+    Args:
+        classes: labels that must all occur.
+        masks: some item must have a mask.
+        hu: every item must be calibrated to HU (the lung crop needs it).
+    """
+    if not dataset.items:
+        raise DatasetError(f"{dataset.name}: nothing to train on")
+    errors = check(dataset).errors
+    if errors:
+        more = f"; {len(errors) - 1} more, see `lungnode datasets check`" if len(errors) > 1 else ""
+        raise DatasetError(f"{errors[0].text}{more}")
+    missing = set(classes) - {item.label for item in dataset.items}
+    if missing:
+        raise DatasetError(f"{dataset.name}: no item of class {', '.join(map(_class_name, sorted(missing)))}")
+    if masks and not any(item.mask for item in dataset.items):
+        raise DatasetError(f"{dataset.name}: no item has a lesion mask")
+    grey = next((item for item in dataset.items if not item.calibration.exact), None)
+    if hu and grey is not None:
+        raise DatasetError(f"{grey.name}: an 8-bit picture of unknown window, but HU are needed here")
+
+
+def _check_files(item: Item, notes: Notes) -> None:
+    if item.image.index is not None:
+        return
+    try:
+        with Image.open(item.image.path) as picture:
+            size = (picture.height, picture.width)
+            picture.verify()
+    except FileNotFoundError:
+        notes.fail(f"{item.image.path} is missing")
+        return
+    except (OSError, SyntaxError, ValueError):
+        notes.fail(f"{item.image.path} cannot be read as a picture")
+        return
+    if item.mask is not None and item.mask.index is None:
+        _check_mask(item, size, notes)
+
+
+def _check_mask(item: Item, size: tuple[int, int], notes: Notes) -> None:
+    assert item.mask is not None
+    try:
+        mask = read_mask(item.mask.path)
+    except DatasetError as error:
+        notes.fail(str(error))
+        return
+    if mask.shape != size:
+        notes.fail(f"{item.mask.path} is {mask.shape}, its picture {size}")
+        return
+    if item.mask_labels is None and not set(np.unique(mask).tolist()) <= {0, 1}:
+        notes.warn(
+            f"{item.source}: masks have other values than 0 and 1; every value above 0 counts as lesion"
+        )
+    if not mask.any():
+        notes.warn(f"{item.source}: masks are empty")
+
+
+def _check_patients(dataset: Dataset, notes: Notes) -> None:
+    splits: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for item in dataset.items:
+        if item.split is not None:
+            splits[item.source, item.patient].add(item.split)
+    for (source, patient), found in splits.items():
+        if len(found) < 2:
+            continue
+        where = " and ".join(sorted(found))
+        if dataset.patients_known:
+            notes.fail(f"{source}: patient {patient} is in {where}")
+        else:
+            notes.warn(f"{source}: slices that share a name's beginning are in more than one split")
+
+
+def _class_name(label: int | None) -> str:
+    return "no label" if label is None else CLASSES[label]
