@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from node.routing.command import rules
 
@@ -76,8 +77,10 @@ def _said(error: Exception) -> str:
     """What a person reads of an error."""
     if isinstance(error, typer.Abort):
         return "stopped"
-    if isinstance(error, typer.BadParameter.__mro__[2]):  # every wrong use of the command line
-        return error.format_message()
+    if isinstance(error, TyperException) and hasattr(
+        error, "format_message"
+    ):  # wrong use of the command line
+        return str(error.format_message())
     if any(kind.__name__ in _FORESEEN for kind in type(error).__mro__):
         return str(error)
     if isinstance(error, OSError):
@@ -138,7 +141,8 @@ def serve(
 
     [bold]Example:[/bold] lungnode serve --config config.yaml
     """
-    from node.serve import PARTS, run_part, serve_all
+    from node.parts import PARTS
+    from node.serve import run_part, serve_all
 
     settings = _configuration(configuration)
     if not only:

@@ -1,0 +1,212 @@
+"""The parts of the node: listener, worker, delivery. Each runs in a process of its own, alone or under `serve`."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from node.configuration import Configuration, ListenerConfiguration
+from reporting.delivery.loop import Stop
+from store import processes
+from store.database import Database, open_database
+
+if TYPE_CHECKING:
+    from scp.policy import ListenerPolicy
+
+PULSE_SECONDS = 10.0
+COMPLETENESS_POLL_SECONDS = 0.25
+
+Ready = Callable[[], None]
+Part = Callable[[Configuration, Stop, Ready], None]
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("node")
+
+
+def utc_now() -> datetime:
+    """The clock of the node."""
+    return datetime.now(UTC)
+
+
+def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None:
+    """Receive studies and decide when they are complete, until told to stop.
+
+    Raises scp.listener.ListenerCannotStart, scp.tls.TLSUnusable, store.migrations.SchemaMismatch.
+    """
+    from scp.completeness import CompletenessPolicy, complete_due
+    from scp.listener import Listener
+
+    policy = CompletenessPolicy(
+        quiet=timedelta(seconds=configuration.completeness.quiet_seconds),
+        max_wait=timedelta(seconds=configuration.completeness.max_wait_seconds),
+    )
+    with _part("listener", configuration) as (database, _):
+        listener = Listener(listener_policy(configuration), database, configuration.storage.path, utc_now)
+        listener.start()
+        try:
+            ready()
+            while not stop.wait(COMPLETENESS_POLL_SECONDS):
+                for study in complete_due(database, policy, utc_now()):
+                    log.info("study complete", state=study.state.value, why=study.why)
+        finally:
+            listener.stop()
+
+
+def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
+    """Screen complete studies until told to stop.
+
+    Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, store.migrations.SchemaMismatch.
+    """
+    from node.casework import open_casework
+    from node.worker import Worker
+
+    with _part("worker", configuration) as (database, name):
+        casework = open_casework(configuration)
+        with casework.systems:
+            worker = Worker(
+                database=database,
+                storage=configuration.storage.path,
+                casework=casework,
+                destinations={d.name: d.objects for d in configuration.destinations},
+                name=name,
+                lease=timedelta(seconds=configuration.worker.lease_seconds),
+                max_attempts=configuration.worker.max_attempts,
+                clock=utc_now,
+            )
+            log.info("worker ready", **casework.systems.descriptions)
+            ready()
+            worker.run(stop, configuration.worker.poll_seconds)
+
+
+def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None:
+    """Deliver results until told to stop, with a thread a destination.
+
+    Raises store.migrations.SchemaMismatch.
+    """
+    from reporting.delivery.loop import Courier, Destination
+    from reporting.delivery.scu import Peer
+    from store.deliveries import Backoff
+
+    settings = configuration.delivery
+    with _part("delivery", configuration) as (database, name):
+        couriers = [
+            Courier(
+                database=database,
+                storage=configuration.storage.path,
+                destination=Destination(d.name, Peer(d.ae_title, d.host, d.port)),
+                who=name,
+                calling_ae_title=configuration.listener.ae_title,
+                backoff=Backoff(
+                    timedelta(seconds=settings.first_retry_seconds),
+                    timedelta(seconds=settings.max_retry_seconds),
+                ),
+                clock=utc_now,
+                chance=random.random,
+            )
+            for d in configuration.destinations
+        ]
+        ready()
+        _run_together([partial(c.run, stop, settings.poll_seconds) for c in couriers], stop)
+
+
+PARTS: dict[str, Part] = {"listener": run_listener, "worker": run_worker, "delivery": run_delivery}
+
+
+def listener_policy(configuration: Configuration) -> ListenerPolicy:
+    """The listener's section in the listener's own terms."""
+    from scp.policy import AllowedPeer, ListenerPolicy, TLSSettings
+
+    section: ListenerConfiguration = configuration.listener
+    tls = section.tls
+    return ListenerPolicy(
+        ae_title=section.ae_title,
+        host=section.host,
+        port=section.port,
+        require_called_ae=section.require_called_ae,
+        allowed=tuple(AllowedPeer(peer.network, peer.ae_title) for peer in section.allowed),
+        max_associations=section.max_associations,
+        max_associations_per_host=section.max_associations_per_host,
+        idle_seconds=section.idle_seconds,
+        grace_seconds=section.grace_seconds,
+        reserve_bytes=configuration.storage.reserve_mb * 2**20,
+        tls=None if tls is None else TLSSettings(tls.certificate, tls.key, tls.ca),
+    )
+
+
+def _run_together(loops: list[Callable[[], None]], stop: Stop) -> None:
+    """Run every loop in a thread until told to stop; an error in one ends all, so that the process is restarted."""
+    errors: list[BaseException] = []
+
+    def guarded(loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 - carried to the main thread, which raises it
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(loop,), daemon=True) for loop in loops]
+    for thread in threads:
+        thread.start()
+    while not errors and not stop.wait(0.5):
+        pass
+    if errors:
+        raise errors[0]
+    for thread in threads:
+        thread.join()
+
+
+@contextmanager
+def _part(kind: str, configuration: Configuration) -> Iterator[tuple[Database, str]]:
+    """The open store and this process's name in it, with a pulse while it runs."""
+    database = open_database(configuration.database.url)
+    host = socket.gethostname()
+    name = f"{kind}-{os.getpid()}@{host}"[:128]
+    done = threading.Event()
+    thread = threading.Thread(target=_pulse, args=(database, name, kind, done), name="pulse", daemon=True)
+    _forget_dead(database, host)
+    thread.start()
+    try:
+        yield database, name
+    finally:
+        done.set()
+        thread.join()
+        with database.write() as session:
+            processes.sign_off(session, name=name)
+        database.close()
+
+
+def _pulse(database: Database, name: str, kind: str, done: threading.Event) -> None:
+    while True:
+        try:
+            with database.write() as session:
+                processes.beat(session, name=name, kind=kind, doing="running", now=utc_now())
+        except Exception as error:  # noqa: BLE001 - a missed beat is seen by those who look; the part goes on
+            log.warning("pulse missed", why=str(error))
+        if done.wait(PULSE_SECONDS):
+            return
+
+
+def _forget_dead(database: Database, host: str) -> None:
+    """Sign off processes of this machine that were killed."""
+    with database.write() as session:
+        for process in processes.living(session):
+            pid, at, where = process.name.rpartition("-")[2].partition("@")
+            if at and where == host and pid.isdecimal() and not _is_running(int(pid)):
+                processes.sign_off(session, name=process.name)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

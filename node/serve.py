@@ -1,0 +1,249 @@
+"""`lungnode serve`: the parts as child processes, watched; SIGTERM stops them cleanly.
+
+Each part is a process of its own, so that a decoder that crashes takes down the worker alone, which is started
+again, and the listener answers while networks run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import structlog
+
+from engine.packages import read_package
+from node.configuration import Configuration
+from node.logs import configure_logs
+from node.parts import PARTS
+from store.migrations import upgrade
+
+START_SECONDS = 60.0
+"""Longest time that a part may take to be ready."""
+STOP_GRACE_SECONDS = 60.0
+"""What a part has beyond the listener's grace time before it is killed; nothing acknowledged is lost then either."""
+FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 1.0, 30.0
+STEADY_SECONDS = 60.0
+"""A part that ran this long before it died begins with the short waiting time again."""
+
+READY = "ready"
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("node")
+
+
+class StartError(Exception):
+    """The node cannot start; one line that says what to do."""
+
+
+def prepare(configuration: Configuration) -> None:
+    """What must hold before anything starts: packages whole, spool writable, schema current.
+
+    Raises StartError, engine.errors.PackageInvalid, store.migrations.SchemaMismatch.
+    """
+    for path in configuration.models:
+        read_package(path)
+    try:
+        configuration.storage.path.mkdir(parents=True, exist_ok=True)
+        before, after = upgrade(configuration.database.url)
+    except OSError as error:
+        raise StartError(
+            f"{error.filename or configuration.storage.path}: {error.strerror}; check its rights"
+        ) from None
+    if before is not None and before != after:
+        log.info("database upgraded", before=before, after=after)
+
+
+def run_part(name: str, configuration: Configuration) -> None:
+    """Run one part in this process until SIGTERM or SIGINT."""
+    configure_logs(configuration.log, name)
+    prepare(configuration)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    PARTS[name](configuration, stop, lambda: log.info("ready"))
+
+
+def serve_all(configuration: Configuration) -> int:
+    """Run all parts until SIGTERM or SIGINT; returns the exit code.
+
+    Raises what `prepare` raises, and StartError when a part cannot start.
+    """
+    configure_logs(configuration.log, "node")
+    prepare(configuration)
+    supervisor = Supervisor(configuration)
+    with _Signals() as signals:
+        return supervisor.run(signals)
+
+
+class _Signals:
+    """SIGTERM and SIGINT as something that can be waited for beside processes."""
+
+    def __enter__(self) -> _Signals:
+        self._read, self._write = os.pipe()
+        self.received = False
+        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._read)
+        os.close(self._write)
+
+    def fileno(self) -> int:
+        """Readable once a signal came."""
+        return self._read
+
+    def _note(self, *_: object) -> None:
+        self.received = True
+        os.write(self._write, b"!")
+
+
+@dataclass
+class _Child:
+    """One part and its process; `line` stays open while we live, so that the child notices when we die."""
+
+    part: str
+    process: SpawnProcess
+    line: Connection
+    started: float
+    ready: bool = False
+    refusal: str = ""
+
+
+@dataclass
+class Supervisor:
+    """Starts the parts, restarts one that dies, stops them all."""
+
+    configuration: Configuration
+    children: dict[str, _Child] = field(default_factory=dict)
+    _waits: dict[str, float] = field(default_factory=dict)
+    _due: dict[str, float] = field(default_factory=dict)
+
+    def run(self, signals: _Signals) -> int:
+        """Start all, watch until a signal, stop all."""
+        try:
+            for part in PARTS:
+                self._start(part)
+            self._await_ready(signals)
+            if not signals.received:
+                listener = self.configuration.listener
+                log.info("node ready", ae_title=listener.ae_title, host=listener.host, port=listener.port)
+            while not signals.received:
+                self._watch(signals)
+        finally:
+            self._stop()
+        return 0
+
+    def _start(self, part: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_child, args=(part, self.configuration, theirs), name=f"lungnode-{part}"
+        )
+        process.start()
+        theirs.close()
+        self.children[part] = _Child(part, process, ours, time.monotonic())
+
+    def _await_ready(self, signals: _Signals) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not signals.received and not all(child.ready for child in self.children.values()):
+            if time.monotonic() > deadline:
+                late = ", ".join(c.part for c in self.children.values() if not c.ready)
+                raise StartError(f"{late} was not ready within {START_SECONDS:g} s")
+            wait([signals.fileno(), *(c.line for c in self.children.values() if not c.ready)], timeout=1.0)
+            for child in self.children.values():
+                _listen(child)
+                if not child.ready and (child.refusal or child.process.exitcode is not None):
+                    code = child.process.exitcode
+                    raise StartError(child.refusal or f"{child.part} ended at its start with code {code}")
+
+    def _watch(self, signals: _Signals) -> None:
+        """Wait for a signal, the end of a child or the time to start one again."""
+        now = time.monotonic()
+        pause = min((due - now for due in self._due.values()), default=None)
+        timeout = None if pause is None else max(pause, 0.0)
+        wait([signals.fileno(), *(c.process.sentinel for c in self.children.values())], timeout=timeout)
+        if signals.received:
+            return
+        for child in list(self.children.values()):
+            if child.process.exitcode is not None:
+                self._bury(child)
+        for part, due in list(self._due.items()):
+            if time.monotonic() >= due:
+                del self._due[part]
+                self._start(part)
+
+    def _bury(self, child: _Child) -> None:
+        _listen(child)
+        lived = time.monotonic() - child.started
+        before = self._waits.get(child.part, 0.0) if lived < STEADY_SECONDS else 0.0
+        pause = min(max(before * 2, FIRST_RESTART_SECONDS), LONGEST_RESTART_SECONDS)
+        self._waits[child.part] = pause
+        self._due[child.part] = time.monotonic() + pause
+        log.error(
+            "part died",
+            died=child.part,
+            code=child.process.exitcode,
+            why=child.refusal or None,
+            restart_s=pause,
+        )
+        child.line.close()
+        child.process.close()
+        del self.children[child.part]
+
+    def _stop(self) -> None:
+        for child in self.children.values():
+            child.process.terminate()
+        deadline = time.monotonic() + self.configuration.listener.grace_seconds + STOP_GRACE_SECONDS
+        for child in self.children.values():
+            child.process.join(max(0.0, deadline - time.monotonic()))
+            if child.process.exitcode is None:
+                log.error("part killed: it did not stop in time", killed=child.part)
+                child.process.kill()
+                child.process.join()
+        log.info("node stopped")
+
+
+def _listen(child: _Child) -> None:
+    """Take the messages of a child: that it is ready, or why it cannot be."""
+    try:
+        while child.line.poll():
+            message = child.line.recv()
+            if message == READY:
+                child.ready = True
+            else:
+                child.refusal = message
+    except (EOFError, OSError):
+        return
+
+
+def _child(part: str, configuration: Configuration, line: Connection) -> None:
+    """The main function of a child process."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent passes it on
+    threading.Thread(target=_stop_with_parent, args=(line, stop), name="parent-watch", daemon=True).start()
+    configure_logs(configuration.log, part)
+    try:
+        PARTS[part](configuration, stop, lambda: line.send(READY))
+    except Exception as error:  # the edge of the process: the parent says why the part ended
+        log.debug("part ended by an error", exc_info=True)
+        line.send(f"{part}: {error}" if str(error) else f"{part}: {type(error).__name__}")
+        sys.exit(1)
+
+
+def _stop_with_parent(line: Connection, stop: Any) -> None:
+    """When the parent dies, however, the pipe ends and so does this part: nobody would restart or stop it."""
+    try:
+        while True:
+            line.recv()
+    except (EOFError, OSError):
+        stop.set()
