@@ -1,0 +1,158 @@
+"""The real data that the compact models learn from, as int16 slices on one grid of 256 x 256.
+
+Figures from papers are 8-bit pictures of an unknown window; they are taken for the usual lung window
+(centre -600, width 1500 HU), so that one augmentation serves figures and Hounsfield slices alike.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from engine.findings import PneumoniaClass
+from engine.loading import load_series
+from engine.lungs import find_lungs
+from engine.volume import Geometry
+
+GRID = 256
+"""Rows and columns of every slice here."""
+
+_CASE_CLASS = {
+    "COVID-19": PneumoniaClass.COVID19,
+    "CAP": PneumoniaClass.CAP,
+    "Healthy": PneumoniaClass.HEALTHY,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One patient's series.
+
+    hu: int16 [Z, 256, 256], feet to head, rows anterior to posterior. lungs: bool, same shape.
+    infected: bool [Z] by radiologists; all False for a healthy patient. spacing: mm along z, y, x.
+    """
+
+    name: str
+    disease: PneumoniaClass
+    hu: npt.NDArray[np.int16]
+    lungs: npt.NDArray[np.bool_]
+    infected: npt.NDArray[np.bool_]
+    spacing: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """One 8-bit picture as pseudo-HU int16 [256, 256], squeezed to a square.
+
+    aspect: width / height before that. covid: whether it shows COVID-19. mask: bool [256, 256] or None.
+    split: train, val or test of the source (CT100: its test list is `test`, all else `train`).
+    """
+
+    name: str
+    pseudo_hu: npt.NDArray[np.int16]
+    aspect: float
+    covid: bool
+    mask: npt.NDArray[np.bool_] | None
+    split: str
+
+
+def read_volumes(data: Path) -> list[Case]:
+    """The NIfTI series of `volumes/`, with the radiologists' slice labels of `slices.csv`."""
+    with (data / "volumes" / "slices.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    cases = []
+    for path in sorted((data / "volumes").glob("*.nii.gz")):
+        name = path.name.removesuffix(".nii.gz")
+        mine = [row for row in rows if row["case"] == name]
+        image = nibabel.load(path)
+        # NIfTI axes are left, posterior, head; the table counts from the head.
+        hu = np.asarray(image.dataobj).transpose(2, 1, 0).astype(np.int16)
+        infected = np.zeros(len(hu), dtype=np.bool_)
+        for row in mine:
+            infected[len(hu) - 1 - int(row["index_cranial_to_caudal"])] = row["infected"] == "1"
+        x, y, z = (float(step) for step in image.header.get_zooms()[:3])
+        disease = _CASE_CLASS[mine[0]["patient_class"]]
+        cases.append(_case(name, disease, np.ascontiguousarray(hu), infected, (z, y, x)))
+    return cases
+
+
+def read_healthy_series(folder: Path) -> Case:
+    """A DICOM folder 512 x 512 without known pneumonia, halved in-plane by 2 x 2 means."""
+    volume = load_series(sorted(folder.glob("*.dcm")))
+    z, y, x = volume.hu.shape
+    halved = volume.hu.reshape(z, y // 2, 2, x // 2, 2).mean(axis=(2, 4))
+    spacing = volume.geometry.pixel_spacing
+    return _case(
+        name=folder.name,
+        disease=PneumoniaClass.HEALTHY,
+        hu=np.rint(halved).astype(np.int16),
+        infected=np.zeros(z, dtype=np.bool_),
+        spacing=(volume.geometry.slice_spacing, 2 * spacing[0], 2 * spacing[1]),
+    )
+
+
+def read_ct100(data: Path) -> list[Figure]:
+    """COVID-19-CT100 with masks: the 20 images of test.txt, and the 80 others for training.
+
+    The shipped train.txt lists all test images too, so it is not used.
+    """
+    root = data / "slices" / "covid-19-ct100"
+    test = {Path(line.split()[0]).name for line in (root / "test.txt").read_text().splitlines() if line.strip()}
+    figures = []
+    for path in sorted((root / "tr_im").glob("*.png")):
+        mask_path = root / "tr_mask_new" / path.name.replace("tr_im", "tr_mask")
+        mask = np.asarray(Image.open(mask_path).convert("L").resize((GRID, GRID), Image.Resampling.NEAREST)) > 0
+        figures.append(_figure(path, covid=True, mask=mask, split="test" if path.name in test else "train"))
+    return figures
+
+
+def read_covid_ct(data: Path) -> list[Figure]:
+    """COVID-CT (UCSD) with its original split; no masks."""
+    root = data / "slices" / "covid-ct"
+    with (root / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        _figure(root / row["path"], covid=row["label"] == "COVID", mask=None, split=row["split"]) for row in rows
+    ]
+
+
+def pseudo_hu(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
+    """HU of an 8-bit picture taken with the window -1350..150, int16, same shape."""
+    return np.rint(grey.astype(np.float32) * (1500 / 255) - 1350).astype(np.int16)
+
+
+def _case(
+    name: str,
+    disease: PneumoniaClass,
+    hu: npt.NDArray[np.int16],
+    infected: npt.NDArray[np.bool_],
+    spacing: tuple[float, float, float],
+) -> Case:
+    across = np.zeros((len(hu), 3))
+    across[:, 2] = np.arange(len(hu)) * spacing[0]
+    geometry = Geometry(
+        across, np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0]), (spacing[1], spacing[2]), spacing[0]
+    )
+    lungs = find_lungs(hu, geometry)
+    if lungs is None:
+        raise ValueError(f"no lungs found in {name}")
+    return Case(name, disease, hu, lungs, infected, spacing)
+
+
+def _figure(path: Path, covid: bool, mask: npt.NDArray[np.bool_] | None, split: str) -> Figure:
+    picture = Image.open(path).convert("L")
+    square = picture.resize((GRID, GRID), Image.Resampling.BOX if min(picture.size) >= 2 * GRID else Image.Resampling.BILINEAR)
+    return Figure(
+        name=path.name,
+        pseudo_hu=pseudo_hu(np.asarray(square)),
+        aspect=picture.width / picture.height,
+        covid=covid,
+        mask=mask,
+        split=split,
+    )
