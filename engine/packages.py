@@ -83,7 +83,8 @@ class JCSMetadata(Metadata):
     classes: tuple[Literal["not_infected"], Literal["covid19"]]
 
     @property
-    def needed_graphs(self) -> tuple[str, ...]:
+    def screening_graphs(self) -> tuple[str, ...]:
+        """The graphs without which a package cannot screen."""
         return ("classify", "segment")
 
 
@@ -96,7 +97,8 @@ class M3Metadata(Metadata):
     classes: tuple[Literal["healthy"], Literal["covid19"], Literal["h1n1"], Literal["cap"]]
 
     @property
-    def needed_graphs(self) -> tuple[str, ...]:
+    def screening_graphs(self) -> tuple[str, ...]:
+        """The graphs without which a package cannot screen."""
         return ("slices", "patient") if self.thresholds.patient_rule == "network" else ("slices",)
 
 
@@ -105,9 +107,8 @@ class _AnyMetadata(BaseModel):
 
     @model_validator(mode="after")
     def _complete(self) -> _AnyMetadata:
-        for name in self.root.needed_graphs:
-            if name not in self.root.graphs:
-                raise ValueError(f"graph {name} is missing")
+        if not self.root.graphs:
+            raise ValueError("a package has at least one graph")
         for name, graph in self.root.graphs.items():
             if graph.file not in self.root.files:
                 raise ValueError(f"graphs.{name}.file {graph.file} is not listed in files")

@@ -68,6 +68,9 @@ def open_systems(
             raise PackageInvalid(
                 f"{path}: a second package for {metadata.system}; configure one of each system"
             )
+        for name in metadata.screening_graphs:
+            if name not in metadata.graphs:
+                raise PackageInvalid(f"{path}: graph {name} is missing, which screening needs")
         runner = open_runner(package, options)
         if isinstance(metadata, JCSMetadata):
             found["jcs"] = JCSSystem(package, metadata, runner, options.batch)
