@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from store import deliveries, ledger
 from store.models import Delivery, Study
 from store.results import finish_if_delivered
-from store.states import DeliveryState, StudyState
+from store.states import UNDERWAY, DeliveryState, StudyState
 
 
 class NothingToDo(Exception):
@@ -73,9 +73,7 @@ def skip(session: Session, study_instance_uid: str, *, who: str, why: str, now: 
     if study.state in (StudyState.DELIVERED, StudyState.SKIPPED):
         raise NothingToDo(f"study {study_instance_uid} is {study.state}: there is nothing to skip")
     pending = session.scalars(
-        select(Delivery)
-        .where(Delivery.study_id == study.id, Delivery.state == DeliveryState.PENDING)
-        .with_for_update()
+        select(Delivery).where(Delivery.study_id == study.id, Delivery.state.in_(UNDERWAY)).with_for_update()
     )
     for delivery in pending:
         delivery.state = DeliveryState.REFUSED
@@ -97,7 +95,7 @@ def give_up_delivery(
         .where(
             Delivery.study_id == study.id,
             Delivery.destination == destination,
-            Delivery.state == DeliveryState.PENDING,
+            Delivery.state.in_(UNDERWAY),
         )
         .with_for_update()
     ).all()

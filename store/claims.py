@@ -156,7 +156,7 @@ def _first_in_turn(session: Session, now: datetime) -> Study | None:
     waiting = session.execute(
         select(Study.priority, func.min(Study.not_before)).where(*claimable).group_by(Study.priority)
     )
-    for priority in in_turn({priority: since for priority, since in waiting}):
+    for priority in in_turn(dict(waiting.all())):
         study = session.scalar(
             select(Study)
             .where(*claimable, Study.priority == priority)

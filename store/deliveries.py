@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -43,10 +44,20 @@ class DueDelivery:
     attempts: int
 
 
+class Named(Protocol):
+    """What is said of a delivery in messages."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def destination(self) -> str: ...
+
+
 class DeliveryTaken(Exception):
     """Another process has taken this delivery over, or it was ended; what this one did is not recorded."""
 
-    def __init__(self, delivery: DueDelivery) -> None:
+    def __init__(self, delivery: Named) -> None:
         super().__init__(f"{delivery.kind} to {delivery.destination} is no longer this process's to deliver")
 
 
@@ -111,6 +122,20 @@ def record_delivered(
     _finish(session, due, who, now)
 
 
+def record_stored(
+    session: Session, due: DueDelivery, *, who: str, status: int, now: datetime, remark: str = ""
+) -> None:
+    """The destination stored the object and is now to commit to it (`store.commitment`). Raises DeliveryTaken."""
+    delivery = _held(session, due, who)
+    delivery.state = DeliveryState.STORED
+    delivery.attempts += 1
+    delivery.last_status = status
+    delivery.last_error = remark
+    delivery.next_attempt_at = now
+    delivery.transaction_uid = None
+    _let_go(delivery)
+
+
 def record_failed(
     session: Session,
     due: DueDelivery,
@@ -161,6 +186,8 @@ def reset(session: Session, study_id: int, *, all_of_them: bool, now: datetime) 
     for delivery in rows:
         delivery.state = DeliveryState.PENDING
         delivery.attempts = 0
+        delivery.commitment_attempts = 0
+        delivery.transaction_uid = None
         delivery.next_attempt_at = now
         delivery.delivered_at = None
         _let_go(delivery)

@@ -46,7 +46,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UTCDateTime, dict[str, Any]: JSON}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UTCDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[list[str]]: JSON,
+    }
 
 
 class Study(Base):
@@ -58,6 +63,7 @@ class Study(Base):
     fence: raised by one at every claim and at every change that makes a running claim void, so that the late
         result of a lost worker is told from the present one's.
     attempts: claims of the present revision since it was complete or an admin asked again.
+    routing: what the routing rules decided for the present revision; None for no restriction.
     """
 
     __tablename__ = "studies"
@@ -85,6 +91,7 @@ class Study(Base):
     claimed_by: Mapped[str | None] = mapped_column(String(128))
     lease_expires_at: Mapped[datetime | None]
     purged_at: Mapped[datetime | None]
+    routing: Mapped[dict[str, Any] | None]
 
 
 class Series(Base):
@@ -173,6 +180,8 @@ class Delivery(Base):
     """One result on its way to one destination.
 
     last_status: the DIMSE status of the newest answer, None where none came. last_error: what a person reads.
+    transaction_uid: of the request for storage commitment that is not answered yet; while the delivery is stored,
+    next_attempt_at is when to ask, or how long to wait for the answer. commitment_attempts: requests so far.
     """
 
     __tablename__ = "deliveries"
@@ -193,6 +202,47 @@ class Delivery(Base):
     claimed_by: Mapped[str | None] = mapped_column(String(128))
     lease_expires_at: Mapped[datetime | None]
     delivered_at: Mapped[datetime | None]
+    transaction_uid: Mapped[str | None] = mapped_column(UID, index=True)
+    commitment_attempts: Mapped[int] = mapped_column(default=0)
+
+
+class CommitmentRequest(Base):
+    """A sender's request for storage commitment (PS3.4 J), kept until its report has arrived.
+
+    references: list of [SOP Class UID, SOP Instance UID]. association_id is not kept: a report may take any way.
+    reported_at: when the sender had the answer. last_error: why the newest report did not arrive.
+    """
+
+    __tablename__ = "commitment_requests"
+    __table_args__ = (UniqueConstraint("calling_ae", "transaction_uid"),)
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(UID)
+    calling_ae: Mapped[str] = mapped_column(AE_TITLE)
+    host: Mapped[str] = mapped_column(String(64))
+    references: Mapped[list[list[str]]]
+    received_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime | None] = mapped_column(index=True)
+    reported_at: Mapped[datetime | None]
+    last_error: Mapped[str] = mapped_column(Text, default="")
+
+
+class Announcement(Base):
+    """What another system said a study consists of: Instance Availability Notification, MPPS completed.
+
+    instances: SOP Instance UIDs.
+    """
+
+    __tablename__ = "announcements"
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    sop_instance_uid: Mapped[str] = mapped_column(UID, index=True)
+    study_instance_uid: Mapped[str] = mapped_column(UID, index=True)
+    instances: Mapped[list[str]]
+    who: Mapped[str] = mapped_column(String(128))
+    at: Mapped[datetime]
 
 
 class Transition(Base):

@@ -23,7 +23,7 @@ from store.models import (
     Study,
     Transition,
 )
-from store.states import DeliveryState, StudyState
+from store.states import UNDERWAY, DeliveryState, StudyState
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def pending_deliveries(session: Session) -> dict[str, int]:
     """How many objects wait for each destination."""
     rows = session.execute(
         select(Delivery.destination, func.count())
-        .where(Delivery.state == DeliveryState.PENDING)
+        .where(Delivery.state.in_(UNDERWAY))
         .group_by(Delivery.destination)
     )
     return dict(rows.all())

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from store import ledger
 from store.claims import Claim, held_study
 from store.models import Delivery, Result, Revision, Screening, Study
-from store.states import DeliveryState, StudyState
+from store.states import UNDERWAY, DeliveryState, StudyState
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def finish_if_delivered(session: Session, study: Study, *, who: str, now: dateti
             select(Delivery.state, func.count()).where(Delivery.study_id == study.id).group_by(Delivery.state)
         ).all()
     )
-    if counts.get(DeliveryState.PENDING):
+    if any(counts.get(state) for state in UNDERWAY):
         return
     refused = counts.get(DeliveryState.REFUSED, 0)
     if refused:

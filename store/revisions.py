@@ -23,7 +23,7 @@ from store.models import (
     Screening,
     Study,
 )
-from store.states import DeliveryState, StudyState
+from store.states import UNDERWAY, StudyState
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _resume(session: Session, study: Study, revision: Revision, *, who: str, now
     waiting = session.scalar(
         select(func.count())
         .select_from(Delivery)
-        .where(Delivery.study_id == study.id, Delivery.state == DeliveryState.PENDING)
+        .where(Delivery.study_id == study.id, Delivery.state.in_(UNDERWAY))
     )
     if not waiting:
         _change(session, study, StudyState.DELIVERED, who, "already delivered", now)

@@ -75,6 +75,12 @@ class DeliveryState(enum.StrEnum):
     """Where one object stands on its way to one destination."""
 
     PENDING = "pending"
+    STORED = "stored"
+    """The destination answered success, and has yet to commit to keeping it."""
     DELIVERED = "delivered"
     REFUSED = "refused"
     """The destination will never take it (no presentation context for its SOP class, or given up by an admin)."""
+
+
+UNDERWAY = (DeliveryState.PENDING, DeliveryState.STORED)
+"""States of a delivery that has not ended."""
