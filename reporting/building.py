@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from engine.findings import Findings
@@ -12,8 +15,11 @@ from engine.volume import Volume
 from reporting.context import ObjectKind, ReportContext, ResultObject
 from reporting.equipment import freeze
 from reporting.identity import Identity, identity_of
+from reporting.key_objects import key_object_selection
 from reporting.parametric_map import activation_heatmap, location_heatmap, parametric_map
+from reporting.pdf_report import encapsulated_pdf
 from reporting.presentation_state import presentation_state
+from reporting.secondary_capture import secondary_captures
 from reporting.segmentation import lesion_segmentation, lung_segmentation
 from reporting.segments import LesionSegment, lesion_segments, segment_map
 from reporting.source_images import SourceImages, source_images
@@ -36,11 +42,16 @@ class _Material:
     segments: tuple[LesionSegment, ...]
     uids: ResultUids
 
+    @cached_property
+    def label_map(self) -> npt.NDArray[np.uint8]:
+        """Segment Number of every voxel, uint8 [Z, Y, X]."""
+        return segment_map(self.findings, self.segments)
+
 
 def build(
     findings: Findings, volume: Volume, context: ReportContext, kinds: Iterable[ObjectKind] = DEFAULT_KINDS
 ) -> tuple[ResultObject, ...]:
-    """The result objects of a study, in the order of `kinds`.
+    """The result objects of a study, in the order of `kinds`; of kind `sc` there are several.
 
     A pure function: the same arguments give the same bytes, whatever the time or the machine. Objects that have
     nothing to hold are left out: no `seg` where there is no lesion, no `lung_seg` where there is no lung.
@@ -50,7 +61,12 @@ def build(
     uids = result_uids(findings, volume, identity, context)
     segments = lesion_segments(findings, uids, context.options.individual_lesions)
     material = _Material(findings, volume, context, identity, source_images(volume), segments, uids)
-    return tuple(_finished(kind, material) for kind in kinds if _has_content(kind, findings))
+    return tuple(
+        _finished(kind, number, dataset, material)
+        for kind in kinds
+        if _has_content(kind, findings)
+        for number, dataset in enumerate(_datasets(kind, material), 1)
+    )
 
 
 def _has_content(kind: ObjectKind, findings: Findings) -> bool:
@@ -61,25 +77,26 @@ def _has_content(kind: ObjectKind, findings: Findings) -> bool:
     return True
 
 
-def _finished(kind: ObjectKind, material: _Material) -> ResultObject:
-    dataset = _BUILDERS[kind](material)
+def _datasets(kind: ObjectKind, material: _Material) -> tuple[Dataset, ...]:
+    made = _BUILDERS[kind](material)
+    return (made,) if isinstance(made, Dataset) else made
+
+
+def _finished(kind: ObjectKind, number: int, dataset: Dataset, material: _Material) -> ResultObject:
     freeze(dataset, kind, material.uids, material.context.result_time)
     material.identity.stamp(dataset)
     if material.identity.requests and dataset.Modality not in ("SR", "KO"):
         dataset.RequestAttributesSequence = list(material.identity.requests)
-    return ResultObject(kind, dataset)
+    result = ResultObject(kind, dataset, number)
+    if kind == "seg":
+        verify_segmentation(result.encoded, material.label_map, material.volume)
+    elif kind == "lung_seg":
+        verify_segmentation(result.encoded, material.findings.lung_mask.astype(np.uint8), material.volume)
+    return result
 
 
 def _seg(m: _Material) -> Dataset:
-    dataset = lesion_segmentation(m.findings, m.volume, m.sources, m.segments, m.uids, m.context)
-    verify_segmentation(dataset, segment_map(m.findings, m.segments), m.volume)
-    return dataset
-
-
-def _lung_seg(m: _Material) -> Dataset:
-    dataset = lung_segmentation(m.findings, m.volume, m.sources, m.uids, m.context)
-    verify_segmentation(dataset, m.findings.lung_mask.astype("uint8"), m.volume)
-    return dataset
+    return lesion_segmentation(m.findings, m.label_map, m.volume, m.sources, m.segments, m.uids, m.context)
 
 
 def _sr(m: _Material) -> Dataset:
@@ -92,9 +109,9 @@ def _sr_enhanced(m: _Material) -> Dataset:
     )
 
 
-_BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset]] = {
+_BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset | tuple[Dataset, ...]]] = {
     "seg": _seg,
-    "lung_seg": _lung_seg,
+    "lung_seg": lambda m: lung_segmentation(m.findings, m.volume, m.sources, m.uids, m.context),
     "gsps": lambda m: presentation_state(m.findings, m.volume, m.sources, m.uids, m.context),
     "pm": lambda m: parametric_map(
         activation_heatmap(m.findings), m.findings, m.volume, m.sources, m.uids, m.context
@@ -104,4 +121,7 @@ _BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset]] = {
     ),
     "sr": _sr,
     "sr_enhanced": _sr_enhanced,
+    "kos": lambda m: key_object_selection(m.findings, m.sources, m.identity, m.uids, m.context),
+    "sc": lambda m: secondary_captures(m.findings, m.volume, m.sources, m.uids, m.context),
+    "pdf": lambda m: encapsulated_pdf(m.findings, m.volume, m.sources, m.uids, m.context),
 }

@@ -6,10 +6,13 @@ number and no environment.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Literal, get_args
 
+import pydicom
 from pydicom.dataset import Dataset
 
 ObjectKind = Literal["seg", "gsps", "pm", "pm_m3", "sr", "sr_enhanced", "kos", "sc", "pdf", "lung_seg"]
@@ -74,7 +77,23 @@ class ReportContext:
 
 @dataclass(frozen=True, eq=False)
 class ResultObject:
-    """One DICOM object ready to be saved with `save`."""
+    """One finished DICOM object. Change nothing in `dataset`: its file may have been made already.
+
+    number: 1 for the first object of its kind; only `sc` has more.
+    """
 
     kind: ObjectKind
     dataset: Dataset
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        """A file name without ending, different for each object of a result set: seg, sc, sc-02."""
+        return self.kind if self.number == 1 else f"{self.kind}-{self.number:02d}"
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The object as a DICOM file (PS3.10), as it was verified and as it is to be saved."""
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, self.dataset, enforce_file_format=True)
+        return buffer.getvalue()

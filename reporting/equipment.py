@@ -26,8 +26,20 @@ SERIES_NUMBER = {
 
 SYSTEM_NAMES = {"jcs": "JCS", "m3lung": "M3Lung-Sys"}
 
-_DATES = ("InstanceCreationDate", "ContentDate", "PresentationCreationDate", "SeriesDate")
-_TIMES = ("InstanceCreationTime", "ContentTime", "PresentationCreationTime", "SeriesTime")
+_DATES = (
+    "InstanceCreationDate",
+    "ContentDate",
+    "PresentationCreationDate",
+    "SeriesDate",
+    "DateOfSecondaryCapture",
+)
+_TIMES = (
+    "InstanceCreationTime",
+    "ContentTime",
+    "PresentationCreationTime",
+    "SeriesTime",
+    "TimeOfSecondaryCapture",
+)
 
 
 def package_version(package: PackageReference) -> str:

@@ -93,7 +93,7 @@ def _lungs(case: PhantomCase) -> Mask:
 
 
 def _lesion_labels(case: PhantomCase, lungs: Mask) -> npt.NDArray[np.uint16]:
-    """Columns through the lesion slices, the largest first; blobs of lobed outline that never touch each other."""
+    """Lobed bodies that never touch, spread over the lesion slices, two of them on most; the largest is the first."""
     labels = np.zeros(lungs.shape, np.uint16)
     if case.lesion_slices == 0:
         return labels
@@ -101,12 +101,14 @@ def _lesion_labels(case: PhantomCase, lungs: Mask) -> npt.NDArray[np.uint16]:
     first = (case.slices - case.lesion_slices) // 2
     rows = (case.lesions + 1) // 2
     pitch = 0.40 / rows
+    length = case.lesion_slices if case.lesions == 1 else (case.lesion_slices + 1) // 2
     for k in range(case.lesions):
+        start = first + (case.lesion_slices - length) * k // max(1, case.lesions - 1)
         center_x, center_y = (0.30, 0.70)[k % 2], 0.5 + pitch * (k // 2 - (rows - 1) / 2)
         radius = min(0.09, 0.36 * pitch) * (1 - 0.4 * k / case.lesions)
         angle = np.arctan2(y - center_y, x - center_x)
-        for z in range(first, first + case.lesion_slices):
-            swell = np.sin(np.pi * (z - first + 1) / (case.lesion_slices + 1)) ** 0.5
+        for z in range(start, start + length):
+            swell = np.sin(np.pi * (z - start + 1) / (length + 1)) ** 0.5
             outline = radius * swell * (1 + 0.2 * np.sin(5 * angle + k + 0.2 * z))
             inside = np.hypot(y - center_y, x - center_x) < outline
             labels[z][inside & lungs[z]] = k + 1

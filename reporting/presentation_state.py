@@ -106,7 +106,7 @@ def _text(findings: Findings, simplification: SimplifiedContours) -> str:
         lines.append(agreement(findings))
     lines += [lesion_summary(findings), NOT_VERIFIED]
     if simplification.tolerance:
-        lines.append(f"Contours simplified to {simplification.tolerance:g} pixels")
+        lines.append(f"Contours simplified to {simplification.tolerance:.2g} pixels")
     if simplification.left_out:
         lines.append(f"{simplification.left_out} small contours left out; see the parametric maps")
     return "\r\n".join(lines)

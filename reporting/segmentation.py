@@ -21,7 +21,7 @@ from engine.volume import Geometry, Volume
 from reporting.codes import ABNORMAL_STRUCTURE, ANATOMICAL_STRUCTURE, LESION, LUNG
 from reporting.context import ReportContext
 from reporting.equipment import algorithm_sequence, common_arguments
-from reporting.segments import LesionSegment, segment_map
+from reporting.segments import LesionSegment
 from reporting.source_images import SourceImages, plane_position
 from reporting.uids import ResultUids
 
@@ -31,13 +31,14 @@ LUNG_COLOR = (0, 160, 200)
 
 def lesion_segmentation(
     findings: Findings,
+    label_map: npt.NDArray[np.uint8],
     volume: Volume,
     sources: SourceImages,
     segments: tuple[LesionSegment, ...],
     uids: ResultUids,
     context: ReportContext,
 ) -> Dataset:
-    """The lesion SEG, one segment per `LesionSegment`. Raises ValueError where there is no lesion."""
+    """The lesion SEG, of `segment_map`, one segment per `LesionSegment`. Raises ValueError where there is no lesion."""
     if not segments:
         raise ValueError(
             "there is no lesion: no SEG is made, since an empty one would be mistaken for a result"
@@ -47,7 +48,6 @@ def lesion_segmentation(
                      tracking=(s.tracking_id, s.tracking_uid))
         for s in segments
     ]  # fmt: skip
-    label_map = segment_map(findings, segments)
     return _segmentation(
         "seg", "AI lesions - NOT VERIFIED", label_map, descriptions, findings, volume, sources, uids, context
     )

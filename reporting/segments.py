@@ -61,8 +61,9 @@ def _segment(number: int, label: str, lesions: tuple[Lesion, ...], uids: ResultU
 
 def segment_map(findings: Findings, segments: tuple[LesionSegment, ...]) -> npt.NDArray[np.uint8]:
     """uint8 [Z, Y, X]: 0 background, else the Segment Number of each voxel."""
-    table = np.zeros(max((lesion.label for s in segments for lesion in s.lesions), default=0) + 1, np.uint8)
-    for segment in segments:
-        for lesion in segment.lesions:
-            table[lesion.label] = segment.number
+    numbers = {lesion.label: segment.number for segment in segments for lesion in segment.lesions}
+    if all(label == number for label, number in numbers.items()):
+        return findings.lesion_labels.astype(np.uint8)
+    table = np.zeros(max(numbers) + 1, np.uint8)
+    table[list(numbers)] = list(numbers.values())
     return np.asarray(table[findings.lesion_labels], dtype=np.uint8)

@@ -71,7 +71,8 @@ class SourceImages:
 def source_images(volume: Volume) -> SourceImages:
     """Neutral images for every source instance of `volume`."""
     if volume.sources[0].frame_number is None:
-        images = tuple(_single_frame(volume, z) for z in range(len(volume.sources)))
+        shared = _neutral(volume, 0)
+        images = tuple(_single_frame(volume, z, shared) for z in range(len(volume.sources)))
     else:
         headers = sorted({s.header for s in volume.sources})
         images = tuple(_multi_frame(volume, header) for header in headers)
@@ -83,16 +84,14 @@ def plane_position(position: npt.NDArray[np.float64]) -> list[str]:
     return [format_number_as_ds(float(v)) for v in position]
 
 
-def _single_frame(volume: Volume, z: int) -> Dataset:
+def _single_frame(volume: Volume, z: int, shared: Dataset) -> Dataset:
     header = volume.header_of(z)
-    image = _neutral(volume, z)
-    image.ImagePositionPatient = header.ImagePositionPatient
-    image.ImageOrientationPatient = header.ImageOrientationPatient
-    image.PixelSpacing = header.PixelSpacing
-    image.SliceThickness = format_number_as_ds(volume.geometry.slice_thickness)
-    for keyword in ("RescaleIntercept", "RescaleSlope", "RescaleType", "InstanceNumber"):
-        if keyword in header:
-            image.add(header[keyword])
+    image = Dataset()
+    image.update(shared)
+    # Added as a new element: assigning would change the one that all images share.
+    image.add_new("SOPInstanceUID", "UI", volume.sources[z].sop_instance_uid)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        image.add(header[keyword])
     return image
 
 
@@ -124,6 +123,7 @@ def _neutral(volume: Volume, z: int) -> Dataset:
     image.Modality = "CT"
     image.SamplesPerPixel = 1
     _, image.Rows, image.Columns = volume.shape
+    image.SliceThickness = format_number_as_ds(volume.geometry.slice_thickness)
     for keyword in TYPE_2:
         setattr(image, keyword, "")
     return image

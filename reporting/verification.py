@@ -24,25 +24,25 @@ class VerificationError(Exception):
     """A Segmentation differs from the mask that it was made of; it must not be sent."""
 
 
-def verify_segmentation(dataset: Dataset, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
-    """Raise VerificationError unless `dataset` holds `label_map` (uint8 [Z, Y, X]) at the volume's place.
+def verify_segmentation(encoded: bytes, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
+    """Raise VerificationError unless the DICOM file holds `label_map` (uint8 [Z, Y, X]) at the volume's place.
 
     Every frame is looked up by the source image it names, compared voxel by voxel, and its patient coordinates are
     taken from the object itself, so that a wrong reference and a wrong position are both found.
     """
-    segmentation = hd.seg.Segmentation.from_dataset(_through_bytes(dataset), copy=False)
+    try:
+        _verify(encoded, label_map, volume)
+    except (AttributeError, KeyError, RuntimeError, ValueError) as error:
+        raise VerificationError(f"the SEG cannot be read back ({error}); it is not sent") from error
+
+
+def _verify(encoded: bytes, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
+    segmentation = hd.seg.Segmentation.from_dataset(pydicom.dcmread(io.BytesIO(encoded)), copy=False)
     stored = _label_map_of(segmentation, volume)
     if not np.array_equal(stored, label_map):
         wrong = int(np.count_nonzero(stored != label_map))
         raise VerificationError(f"the SEG read back differs from the mask in {wrong} voxels; it is not sent")
     _compare_centroids(segmentation, label_map, volume)
-
-
-def _through_bytes(dataset: Dataset) -> Dataset:
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
-    buffer.seek(0)
-    return pydicom.dcmread(buffer)
 
 
 def _label_map_of(segmentation: hd.seg.Segmentation, volume: Volume) -> npt.NDArray[np.uint8]:
