@@ -7,7 +7,6 @@ number and in time.
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 import struct
@@ -18,7 +17,7 @@ from socketserver import BaseServer
 from typing import Any, cast
 
 import structlog
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import ThreadedAssociationServer
 
 LOGGER = structlog.get_logger(__name__)
 
@@ -118,53 +117,6 @@ class LimitedAssociationServer(ThreadedAssociationServer):
         limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
-
-class LimitedSocket(AssociationSocket):
-    """An association's socket that never reads a PDU longer than `max_bytes`."""
-
-    max_bytes = 2**20
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read `nr_bytes`, fewer where the connection ends. Raises OSError, also for more than the limit.
-
-        The length comes from the peer (PS3.8 9.3: 32 bits); a buffer of that size must not be his to order.
-        """
-        if nr_bytes > self.max_bytes:
-            raise OSError(f"a PDU of {nr_bytes} bytes is longer than {self.max_bytes}")
-        received = bytearray()
-        connection = cast(socket.socket, self.socket)
-        while len(received) < nr_bytes:
-            piece = connection.recv(min(nr_bytes - len(received), 128 * 1024))
-            if not piece:
-                break
-            received += piece
-        return received
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is something to read; by poll(), which knows no limit of 1024 descriptors."""
-        if self.socket is None or not self._is_connected:
-            return False
-        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
-            return True
-        try:
-            poll = select.poll()
-            poll.register(self.socket, select.POLLIN)
-            return bool(poll.poll(0))
-        except (OSError, ValueError):
-            self.event_queue.put("Evt17")
-            return False
-
-
-class LimitedRequestHandler(RequestHandler):
-    """Begins an association on a `LimitedSocket`."""
-
-    def _create_association(self) -> Any:
-        association = super()._create_association()
-        association.dul.socket = LimitedSocket(association, client_socket=self.request)
-        association.dul.event_queue.get_nowait()  # both sockets announced the connection; once is right
-        return association
 
 
 def _is_open(connection: socket.socket | None) -> bool:

@@ -28,6 +28,8 @@ MISMATCH = 0xA900
 """PS3.4 B.2.3: Error, data set does not match SOP class."""
 CANNOT_UNDERSTAND = 0xC000
 """PS3.4 B.2.3: Error, cannot understand."""
+CLASS_NOT_SUPPORTED = 0x0122
+"""PS3.7 C.4.2: refused, SOP class not supported."""
 DUPLICATE = 0x0111
 """PS3.7 C.4.2: duplicate SOP instance; here: the same UID with other content."""
 PROCESSING_FAILURE = 0x0110

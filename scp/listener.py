@@ -16,16 +16,18 @@ from typing import Any
 import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
+from pynetdicom.transport import RequestHandler
 from sqlalchemy.exc import SQLAlchemyError
 
 from scp import instances, tls
-from scp.association_server import LimitedAssociationServer, LimitedRequestHandler
+from scp.association_server import LimitedAssociationServer
 from scp.associations import AssociationRegister
+from scp.command_set import C_STORE_RQ, Command
 from scp.contexts import VERIFICATION, supported_contexts
-from scp.instances import InstanceRefused
 from scp.policy import ListenerPolicy
-from scp.receipt import Answer, Clock, Receiver, StoreRequest
+from scp.receipt import Answer, Clock, Receiver, Reception, StoreRequest, Unstored
 from scp.spool import Spool
+from scp.streaming import Storing, missing_names, streaming_handler
 from scp.sweep import SpoolLock, sweep
 from store import receipts
 from store.database import Database
@@ -140,7 +142,7 @@ class Listener:
         ae.acse_timeout = policy.acse_seconds
         ae.dimse_timeout = policy.idle_seconds
         ae.network_timeout = policy.idle_seconds
-        server: LimitedAssociationServer = ae.make_server(
+        server = ae.make_server(
             (policy.host, policy.port),
             contexts=supported_contexts([VERIFICATION]),
             ssl_context=None if policy.tls is None else tls.server_context(policy.tls),
@@ -151,13 +153,24 @@ class Listener:
                 (evt.EVT_C_STORE, self._on_store),
             ],
             server_class=LimitedAssociationServer,
-            request_handler=LimitedRequestHandler,
+            request_handler=self._request_handler(),
         )
+        assert isinstance(server, LimitedAssociationServer)
         server.max_connections = policy.max_connections
         server.max_connections_per_host = policy.max_connections_per_host
         server.handshake_seconds = policy.acse_seconds
         server.idle_seconds = policy.idle_seconds
         return server
+
+    def _request_handler(self) -> type[RequestHandler]:
+        """The streaming one; pynetdicom's own, with the handler for EVT_C_STORE, where that cannot be."""
+        if not self.policy.streaming:
+            return RequestHandler
+        missing = missing_names()
+        if missing:
+            LOGGER.warning("receiving without streaming", missing=missing)
+            return RequestHandler
+        return streaming_handler(self._begin, self.policy.max_pdu_bytes)
 
     def _on_requested(self, event: evt.Event) -> None:
         """Admit or reject, and offer the contexts that this peer asks for."""
@@ -165,7 +178,7 @@ class Listener:
         request: Any = association.requestor.primitive
         peer = Peer(
             calling_ae=str(request.calling_ae_title).strip(),
-            host=str(association.requestor.address_info.address),
+            host=association.requestor.address,
         )
         rejection = self._register.request(association, peer, str(request.called_ae_title).strip())
         if rejection is None:
@@ -179,42 +192,51 @@ class Listener:
     def _on_end(self, event: evt.Event, end: str) -> None:
         self._register.end(event.assoc, end)
 
-    def _on_store(self, event: evt.Event) -> int | Dataset:
+    def _on_store(self, event: evt.Event) -> Dataset:
         """The ordinary handler: the data set is in memory, pynetdicom has put it together."""
         request: Any = event.request  # a C_STORE: the event is EVT_C_STORE
-        answer = self._receive(
+        reception = self._begin(
             event.assoc,
-            str(request.AffectedSOPClassUID),
-            str(request.AffectedSOPInstanceUID),
+            Command(
+                field=C_STORE_RQ,
+                message_id=int(request.MessageID),
+                sop_class_uid=str(request.AffectedSOPClassUID),
+                sop_instance_uid=str(request.AffectedSOPInstanceUID),
+                has_data_set=True,
+            ),
+            str(event.context.abstract_syntax),
             str(event.context.transfer_syntax),
-            memoryview(request.DataSet.getvalue()),
         )
+        with request.DataSet.getbuffer() as data_set:
+            for start in range(0, len(data_set), WRITE_PIECE):
+                reception.write(data_set[start : start + WRITE_PIECE])
+        answer = reception.finish()
         status = Dataset()
         status.Status = answer.status
         if answer.comment:
             status.ErrorComment = answer.comment
         return status
 
-    def _receive(
-        self, association: Any, sop_class: str, sop_instance: str, transfer_syntax: str, data_set: memoryview
-    ) -> Answer:
+    def _begin(
+        self, association: Any, command: Command, abstract_syntax: str, transfer_syntax: str
+    ) -> Storing:
+        """Begin one instance; both ways of receiving come here."""
         try:
             opened = self._register.of(association)
         except SQLAlchemyError as error:
             LOGGER.error("store does not answer", why=type(error).__name__)
-            return Answer(instances.OUT_OF_RESOURCES, "the store does not answer")
-        request = StoreRequest(sop_class, sop_instance, transfer_syntax, opened.peer, opened.number)
-        try:
-            incoming = self._receiver.begin(request)
-            try:
-                for start in range(0, len(data_set), WRITE_PIECE):
-                    self._receiver.write(incoming, data_set[start : start + WRITE_PIECE])
-            except InstanceRefused:
-                incoming.abandon()
-                raise
-        except InstanceRefused as refusal:
-            return self._receiver.refuse(request, refusal)
-        return self._receiver.finish(incoming, request)
+            return Unstored(Answer(instances.OUT_OF_RESOURCES, "the store does not answer"))
+        except KeyError:
+            return Unstored(Answer(instances.PROCESSING_FAILURE, "the association has ended"))
+        request = StoreRequest(
+            sop_class_uid=command.sop_class_uid,
+            sop_instance_uid=command.sop_instance_uid,
+            abstract_syntax_uid=abstract_syntax,
+            transfer_syntax_uid=transfer_syntax,
+            peer=opened.peer,
+            association_id=opened.number,
+        )
+        return Reception(self._receiver, request)
 
     def _keep_house(self) -> None:
         while not self._stopping.wait(HOUSEKEEPING_S):

@@ -44,7 +44,8 @@ class ListenerPolicy:
     become an association count too. acse_seconds: for the TLS handshake, and again for A-ASSOCIATE-RQ.
     idle_seconds: an association without traffic is aborted. grace_seconds: for running associations when the
     listener stops. max_instance_bytes: largest data set. reserve_bytes: free disk space below which instances are
-    refused with A700.
+    refused with A700. own_manufacturer: Manufacturer (0008,0070) of the node's own results. streaming: receive by
+    `scp.streaming`; off, by pynetdicom's ordinary handler.
     """
 
     ae_title: str
@@ -63,6 +64,7 @@ class ListenerPolicy:
     max_instance_bytes: int = 4 * 2**30
     reserve_bytes: int = 512 * 2**20
     own_manufacturer: str = "lungnode"
+    streaming: bool = True
     tls: TLSSettings | None = None
 
 

@@ -27,12 +27,16 @@ LOGGER = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 
 
+_NOT_WHOLE = InstanceRefused(instances.PROCESSING_FAILURE, "the data set was given up")
+
+
 @dataclass(frozen=True)
 class StoreRequest:
     """What the C-STORE request and its presentation context say of an instance that is about to come."""
 
     sop_class_uid: str
     sop_instance_uid: str
+    abstract_syntax_uid: str
     transfer_syntax_uid: str
     peer: Peer
     association_id: int | None
@@ -62,6 +66,10 @@ class Receiver:
 
     def begin(self, request: StoreRequest) -> IncomingFile:
         """Open a file for an instance. Raises InstanceRefused."""
+        if request.sop_class_uid != request.abstract_syntax_uid:
+            raise InstanceRefused(
+                instances.CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context"
+            )
         if not instances.valid_uid(request.sop_instance_uid):
             raise InstanceRefused(instances.CANNOT_UNDERSTAND, "SOP Instance UID is no valid UID")
         try:
@@ -176,6 +184,63 @@ class Receiver:
             self.spool.drop(kept)
             raise InstanceRefused(instances.DUPLICATE, "an instance with this UID and other content is held")
         return Answer(instances.SUCCESS)
+
+
+class Reception:
+    """One data set on its way: takes its bytes, whether or not it is refused, and in the end gives the answer.
+
+    A sender listens only when it has sent everything, so the bytes of a refused instance are let run through.
+    """
+
+    def __init__(self, receiver: Receiver, request: StoreRequest) -> None:
+        self._receiver = receiver
+        self._request = request
+        self._incoming: IncomingFile | None = None
+        self._refusal: InstanceRefused | None = None
+        try:
+            self._incoming = receiver.begin(request)
+        except InstanceRefused as refusal:
+            self._refusal = refusal
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        if self._incoming is None:
+            return
+        try:
+            self._receiver.write(self._incoming, data)
+        except InstanceRefused as refusal:
+            self._refusal = refusal
+            self.abandon()
+
+    def finish(self) -> Answer:
+        """The data set is whole: keep and record it; returns what the sender is told."""
+        incoming, self._incoming = self._incoming, None
+        if self._refusal is not None or incoming is None:
+            return self._receiver.refuse(self._request, self._refusal or _NOT_WHOLE)
+        return self._receiver.finish(incoming, self._request)
+
+    def abandon(self) -> None:
+        """The rest will not come, or is not wanted: leave nothing behind."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.abandon()
+
+
+class Unstored:
+    """A data set that cannot even be begun: its bytes run through and the answer is ready."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Let the bytes go."""
+
+    def finish(self) -> Answer:
+        """The answer that was ready."""
+        return self._answer
+
+    def abandon(self) -> None:
+        """There is nothing to leave behind."""
 
 
 def refusal_of(error: OSError | TooLarge) -> InstanceRefused:
