@@ -90,15 +90,15 @@ class Casework:
         Raises engine.errors.NotScreenable, engine.errors.Undecodable, engine.errors.RunnerFailed,
         reporting.VerificationError, and Interrupted when `stopping` says so between two stages.
         """
-        seconds: dict[str, float] = {}
-        with _timed("load", seconds, clock):
+        loading: dict[str, float] = {}
+        with _timed("load", loading, clock):
             volume = load_series(paths, self.rules)
         _check(stopping)
         findings = screen(volume, self.systems, self.rules, clock=clock)
         _check(stopping)
-        with _timed("build", seconds, clock):
+        summary = findings_summary(findings, loading) | {"series_choice": volume.series_choice}
+        with _timed("build", summary["timings_s"], clock):
             objects = build(findings, volume, self._context(occasion(volume)), self.kinds)
-        summary = findings_summary(findings, seconds) | {"series_choice": volume.series_choice}
         return Case(volume, findings, objects, summary)
 
     def _context(self, occasion: Occasion) -> ReportContext:

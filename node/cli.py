@@ -159,6 +159,10 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("demo-output"),
     slices: Annotated[int, typer.Option(min=24, max=1000, help="Slices of the phantom.")] = 300,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help="Model package, one of each system; the compact ones if left out."),
+    ] = None,
 ) -> None:
     """Show the whole path on this machine: node and PACS on loopback, one study through both.
 
@@ -166,7 +170,7 @@ def demo(
     """
     from node.demo import run_demo
 
-    run_demo(data, out, slices)
+    run_demo(data, out, slices, model or ())
 
 
 @app.command()

@@ -195,7 +195,8 @@ class LogConfiguration(_Section):
     format: Literal["console", "json"] = "console"
 
 
-def _installed_models() -> tuple[Path, ...]:
+def installed_models() -> tuple[Path, ...]:
+    """The compact packages that come with the program."""
     return INSTALLATION / "models" / "jcs-compact", INSTALLATION / "models" / "m3lung-compact"
 
 
@@ -214,7 +215,7 @@ class Configuration(BaseSettings):
     database: DatabaseConfiguration = DatabaseConfiguration()
     completeness: CompletenessConfiguration = CompletenessConfiguration()
     destinations: tuple[DestinationConfiguration, ...] = ()
-    models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=_installed_models)
+    models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=installed_models)
     routing: Rules = ()
     worker: WorkerConfiguration = WorkerConfiguration()
     screening: ScreeningConfiguration = ScreeningConfiguration()

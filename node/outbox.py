@@ -6,12 +6,27 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from reporting.context import ResultObject
 from store import results
 
 OUTBOX = "outbox"
+PICTURE = "overview.png"
+
+
+def study_folder(study_id: int, revision_digest: str) -> str:
+    """Name of the folder for the results of one revision of one study."""
+    return f"{study_id}-{revision_digest[:16]}"
+
+
+def write_picture(storage: Path, folder: str, picture: Image.Image) -> None:
+    """Write the overview of a study beside its results, whole or not at all. Raises OSError."""
+    path = storage / OUTBOX / folder / PICTURE
+    part = path.with_suffix(".part")
+    picture.save(part, format="PNG")
+    part.replace(path)
 
 
 def write_results(storage: Path, folder: str, objects: Iterable[ResultObject]) -> list[results.ResultObject]:

@@ -29,7 +29,8 @@ def send_folder(
     advance: called with (sent, total) after each file; a progress bar on the terminal where None.
     Raises node.offline.NoFilesError, reporting.delivery.scu.PeerUnreachableError.
     """
-    parcels, problems = _parcels(dicom_candidates(folder))
+    candidates = dicom_candidates(folder)
+    parcels, problems = _parcels(candidates)
     if advance is None:
         stored, refused = _send_with_bar(peer, parcels, calling_ae_title)
     else:
@@ -37,7 +38,7 @@ def send_folder(
     problems += refused
     if len(problems) > SHOWN_PROBLEMS:
         problems[SHOWN_PROBLEMS:] = [f"and {len(problems) - SHOWN_PROBLEMS} more files"]
-    return SendReport(len(parcels) + len(problems) - len(refused), stored, tuple(problems))
+    return SendReport(len(candidates), stored, tuple(problems))
 
 
 def _parcels(paths: Iterable[Path]) -> tuple[list[Parcel], list[str]]:

@@ -18,9 +18,10 @@ import structlog
 from engine.errors import NotScreenable, RunnerFailed, Undecodable
 from engine.volume import Volume
 from node.casework import Case, Casework, Interrupted, Occasion
-from node.outbox import write_results
+from node.outbox import study_folder, write_picture, write_results
 from reporting.context import ObjectKind, PredecessorReport
 from reporting.delivery.loop import Stop
+from reporting.rendering import render_overview
 from store import claims, results
 from store.claims import Claim, LeaseLost
 from store.database import Database
@@ -91,7 +92,7 @@ class Worker:
             self._end(claims.fail, claim, f"unexpected {type(error).__name__}: {error}")
 
     def _record(self, claim: Claim, case: Case) -> None:
-        folder = f"{claim.revision_digest[:16]}-{claim.study_id}"
+        folder = study_folder(claim.study_id, claim.revision_digest)
         objects = write_results(self.storage, folder, case.objects)
         with self.database.write() as session:
             results.record_results(
@@ -105,6 +106,15 @@ class Worker:
             )
         timings = {stage: round(seconds, 2) for stage, seconds in case.summary["timings_s"].items()}
         log.info("screened", study=claim.study_id, objects=[o.kind for o in objects], **timings)
+
+        self._draw(case, folder)
+
+    def _draw(self, case: Case, folder: str) -> None:
+        """A picture for people, after the results are on their way; without it they are no worse."""
+        try:
+            write_picture(self.storage, folder, render_overview(case.findings, case.volume))
+        except Exception as error:  # noqa: BLE001 - the picture is no result; why there is none is logged
+            log.warning("no picture", why=f"{type(error).__name__}: {error}")
 
     def _end(self, ending: Callable[..., None], claim: Claim, why: str) -> None:
         with self.database.write() as session:
