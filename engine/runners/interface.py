@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Tensors = Mapping[str, npt.NDArray[Any]]
-Precision = Literal["auto", "f32", "bf16"]
+Precision = Literal["auto", "f32", "bf16", "f16"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Runners agree with each other, and say what failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import RunnerFailed
+from engine.packages import read_package
+from engine.runners.batches import Output
+from engine.runners.interface import RunnerOptions
+from engine.runners.openvino_runner import OpenVINORunner, chosen_precision
+
+EXACT = RunnerOptions(precision="f32", threads=1)
+
+
+@pytest.mark.parametrize("graph", ["classify", "segment", "slices", "patient"])
+def test_torch_and_openvino_agree(graph: str, package_paths: list[Path], chest_of) -> None:
+    torch_runner = pytest.importorskip("engine.runners.torch_runner")
+    package = read_package(package_paths[0 if graph in ("classify", "segment") else 1])
+    values = {"hu": chest_of(lesion=True)[15:22]}
+    if graph == "patient":
+        values = {"features": np.random.default_rng(3).random((11, 4), dtype=np.float32)}
+    expected = torch_runner.TorchRunner(package, EXACT).run(graph, values)
+    got = OpenVINORunner(package, EXACT).run(graph, values)
+    assert set(got) == set(expected)
+    for name, values in expected.items():
+        assert got[name].dtype == values.dtype
+        np.testing.assert_allclose(got[name], values, atol=1e-5)
+
+
+def test_outputs_are_copies(package_paths: list[Path], chest_of) -> None:
+    runner = OpenVINORunner(read_package(package_paths[0]), EXACT)
+    hu = chest_of(lesion=True)
+    first = runner.run("classify", {"hu": hu[18:20]})["probability"]
+    kept = first.copy()
+    runner.run("classify", {"hu": hu[:2]})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_wrong_inputs_are_reported(package_paths: list[Path]) -> None:
+    runner = OpenVINORunner(read_package(package_paths[0]), EXACT)
+    with pytest.raises(RunnerFailed, match="classify of jcs-tiny"):
+        runner.run("classify", {"hu": np.zeros((3, 3), dtype=np.int16)})
+
+
+def test_precision_follows_the_processor() -> None:
+    assert chosen_precision(RunnerOptions(), ["FP32", "BF16"]) == "bf16"
+    assert chosen_precision(RunnerOptions(), ["FP32"]) == "f32"
+    assert chosen_precision(RunnerOptions(precision="f32"), ["FP32", "BF16"]) == "f32"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({}, "no output p"),
+        ({"p": np.zeros((2, 2))}, "is \\(2, 2\\), not \\(3,\\)"),
+        ({"p": np.array([0, 1, np.nan])}, "not finite"),
+    ],
+)
+def test_outputs_that_break_the_contract(tensors, reason: str) -> None:
+    with pytest.raises(RunnerFailed, match=reason):
+        Output("g", tensors).floats("p", (3,))
+
+
+def test_masks_have_to_be_bytes() -> None:
+    with pytest.raises(RunnerFailed, match="float64, not uint8"):
+        Output("g", {"p": np.zeros((1, 2, 2))}).bytes("p", (1, 2, 2))
