@@ -25,7 +25,7 @@ def test_torch_and_openvino_agree(graph: str, package_paths: list[Path], chest_o
         values = {"features": np.random.default_rng(3).random((11, 4), dtype=np.float32)}
     expected = torch_runner.TorchRunner(package, EXACT).run(graph, values)
     got = OpenVINORunner(package, EXACT).run(graph, values)
-    assert set(got) == set(expected)
+    assert set(expected) <= set(got)
     for name, values in expected.items():
         assert got[name].dtype == values.dtype
         np.testing.assert_allclose(got[name], values, atol=1e-5)
