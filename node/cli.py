@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ app.add_typer(config, name="config")
 app.add_typer(rules, name="rules")
 
 CONFIG = Path("config.yaml")
+EX_CONFIG = 78
+"""sysexits.h. What an admin has to mend ends a service of systemd with it, and systemd does not start it again."""
 
 ConfigOption = Annotated[
     Path | None,
@@ -70,7 +73,7 @@ def main() -> None:
 def _fail(error: Exception) -> NoReturn:
     for line in _said(error).splitlines():
         print(f"lungnode: {line}" if line else "", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(EX_CONFIG if os.environ.get("NOTIFY_SOCKET") and _is_foreseen(error) else 1)
 
 
 def _said(error: Exception) -> str:
@@ -81,11 +84,15 @@ def _said(error: Exception) -> str:
         error, "format_message"
     ):  # wrong use of the command line
         return str(error.format_message())
-    if any(kind.__name__ in _FORESEEN for kind in type(error).__mro__):
+    if _is_foreseen(error):
         return str(error)
     if isinstance(error, OSError):
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _is_foreseen(error: Exception) -> bool:
+    return any(kind.__name__ in _FORESEEN for kind in type(error).__mro__)
 
 
 _FORESEEN = frozenset(
@@ -94,12 +101,15 @@ _FORESEEN = frozenset(
         "ConfigurationError",
         "DemoError",
         "EngineError",
+        "ListenerCannotStart",
         "NoFilesError",
         "NothingToDo",
         "PeerUnreachableError",
         "SchemaMismatch",
         "StartError",
+        "TLSUnusable",
         "UnknownStudy",
+        "WebCannotStart",
     }
 )
 """Errors whose message was written for people, by name: importing them all would take a second."""
@@ -134,22 +144,25 @@ def options(
 def serve(
     configuration: ConfigOption = None,
     only: Annotated[
-        str, typer.Option(help="Run one part in the foreground: listener, worker or delivery.")
+        str, typer.Option(help="Run one part in the foreground: listener, worker, delivery or web.")
     ] = "",
 ) -> None:
-    """Run the node in the foreground: listener, worker, delivery. SIGTERM stops it cleanly.
+    """Run the node in the foreground: listener, worker, delivery. SIGTERM stops it cleanly, SIGHUP rereads the file.
 
     [bold]Example:[/bold] lungnode serve --config config.yaml
     """
+    from functools import partial
+
     from node.parts import PARTS
     from node.serve import run_part, serve_all
 
-    settings = _configuration(configuration)
+    reread = partial(_configuration, configuration)
+    settings = reread()
     if not only:
-        raise typer.Exit(serve_all(settings))
+        raise typer.Exit(serve_all(settings, reread))
     if only not in PARTS:
         raise CommandError(f"{only!r} is no part of the node; allowed are {', '.join(PARTS)}")
-    run_part(only, settings)
+    run_part(only, settings, reread)
 
 
 @app.command()

@@ -188,6 +188,53 @@ class DeliveryConfiguration(_Section):
         return self
 
 
+class WebUserConfiguration(_Section):
+    """Somebody who logs in to the page with a token; `lungnode web token` makes both."""
+
+    name: str = Field(min_length=1, max_length=64)
+    role: Literal["viewer", "admin"] = "viewer"
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ProxyLoginConfiguration(_Section):
+    """A proxy that has logged people in and says who they are, in a header."""
+
+    header: str = Field(default="X-Remote-User", pattern=r"^[A-Za-z0-9-]+$")
+    trusted: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], AfterValidator(_not_empty)] = (
+        "127.0.0.0/8",
+        "::1/128",
+    )
+    admins: tuple[str, ...] = ()
+
+
+class WebConfiguration(_Section):
+    """The page for people, the metrics and the health checks."""
+
+    enabled: bool = False
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: Port = 8080
+    users: tuple[WebUserConfiguration, ...] = ()
+    proxy: ProxyLoginConfiguration | None = None
+    session_hours: Annotated[float, Field(gt=0, le=24 * 30)] = 12.0
+    viewers_see_names: bool = False
+    open_metrics: bool = True
+
+    @model_validator(mode="after")
+    def _users_differ(self) -> WebConfiguration:
+        names = [u.name for u in self.users]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"user {twice[0]!r} is given twice; each name is allowed once")
+        return self
+
+
+class AuditConfiguration(_Section):
+    """Where the audit trail goes (PS3.15 A.5): a file, a syslog server by UDP (RFC 5426), both or neither."""
+
+    file: Path | None = Path("var/audit.log")
+    syslog: Annotated[str, Field(pattern=r"^[^:\s]+:\d+$")] | None = None
+
+
 class LogConfiguration(_Section):
     """What the node writes to standard error."""
 
@@ -221,6 +268,8 @@ class Configuration(BaseSettings):
     screening: ScreeningConfiguration = ScreeningConfiguration()
     results: ResultsConfiguration = ResultsConfiguration()
     delivery: DeliveryConfiguration = DeliveryConfiguration()
+    web: WebConfiguration = WebConfiguration()
+    audit: AuditConfiguration = AuditConfiguration()
     log: LogConfiguration = LogConfiguration()
 
     @model_validator(mode="after")
@@ -280,6 +329,9 @@ def resolve(configuration: Configuration, base: Path) -> Configuration:
             "storage": configuration.storage.model_copy(update={"path": base / configuration.storage.path}),
             "database": configuration.database.model_copy(update={"url": _absolute(url, base)}),
             "models": tuple(base / m for m in configuration.models),
+            "audit": configuration.audit.model_copy(
+                update={"file": None if configuration.audit.file is None else base / configuration.audit.file}
+            ),
         }
     )
 

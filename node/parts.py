@@ -117,7 +117,28 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
         _run_together([partial(c.run, stop, settings.poll_seconds) for c in couriers], stop)
 
 
-PARTS: dict[str, Part] = {"listener": run_listener, "worker": run_worker, "delivery": run_delivery}
+def run_web(configuration: Configuration, stop: Stop, ready: Ready) -> None:
+    """Show the page and the metrics until told to stop.
+
+    Raises node.web.server.WebCannotStart, store.migrations.SchemaMismatch.
+    """
+    from node.web.server import serve_web
+
+    with _part("web", configuration) as (database, _):
+        serve_web(configuration, database, utc_now, stop, ready)
+
+
+PARTS: dict[str, Part] = {
+    "listener": run_listener,
+    "worker": run_worker,
+    "delivery": run_delivery,
+    "web": run_web,
+}
+
+
+def parts_of(configuration: Configuration) -> tuple[str, ...]:
+    """The parts that `lungnode serve` runs: all, the page only where `web.enabled` says so."""
+    return tuple(part for part in PARTS if part != "web" or configuration.web.enabled)
 
 
 def listener_policy(configuration: Configuration) -> ListenerPolicy:

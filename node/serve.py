@@ -15,14 +15,15 @@ import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
 
 import structlog
 
 from engine.packages import read_package
-from node.configuration import Configuration
+from node.configuration import Configuration, ConfigurationError
 from node.logs import configure_logs
-from node.parts import PARTS
+from node.parts import PARTS, parts_of
+from node.reloading import ReloadablePart, Reread, on_signals
+from node.service_manager import ServiceManager, this_service, watchdog
 from store.migrations import upgrade
 
 START_SECONDS = 60.0
@@ -60,35 +61,38 @@ def prepare(configuration: Configuration) -> None:
         log.info("database upgraded", before=before, after=after)
 
 
-def run_part(name: str, configuration: Configuration) -> None:
-    """Run one part in this process until SIGTERM or SIGINT."""
+def run_part(name: str, configuration: Configuration, reread: Reread) -> None:
+    """Run one part in this process until SIGTERM or SIGINT; SIGHUP rereads the configuration."""
     configure_logs(configuration.log, name)
     prepare(configuration)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    PARTS[name](configuration, stop, lambda: log.info("ready"))
+    part = ReloadablePart(name, PARTS[name], configuration, reread, this_service(), lambda: log.info("ready"))
+    with on_signals(part, interruptible=True):
+        part.run()
 
 
-def serve_all(configuration: Configuration) -> int:
-    """Run all parts until SIGTERM or SIGINT; returns the exit code.
+def serve_all(configuration: Configuration, reread: Reread) -> int:
+    """Run all parts until SIGTERM or SIGINT; SIGHUP rereads the configuration. Returns the exit code.
 
     Raises what `prepare` raises, and StartError when a part cannot start.
     """
     configure_logs(configuration.log, "node")
     prepare(configuration)
-    supervisor = Supervisor(configuration)
+    supervisor = Supervisor(configuration, reread)
     with _Signals() as signals:
         return supervisor.run(signals)
 
 
 class _Signals:
-    """SIGTERM and SIGINT as something that can be waited for beside processes."""
+    """SIGTERM, SIGINT and SIGHUP as something that can be waited for beside processes.
+
+    received: told to end. hangup: told to reread the configuration.
+    """
 
     def __enter__(self) -> _Signals:
         self._read, self._write = os.pipe()
-        self.received = False
-        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        self.received = self.hangup = False
+        handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        self._before = {n: signal.signal(n, self._note) for n in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,8 +105,21 @@ class _Signals:
         """Readable once a signal came."""
         return self._read
 
-    def _note(self, *_: object) -> None:
-        self.received = True
+    def take_hangup(self) -> bool:
+        """Whether a SIGHUP came since the last call."""
+        if not self.hangup:
+            return False
+        self.hangup = False
+        os.read(self._read, 1)
+        return True
+
+    def _note(self, number: int, _frame: object) -> None:
+        if number != signal.SIGHUP:
+            self.received = True
+        elif self.hangup:
+            return
+        else:
+            self.hangup = True
         os.write(self._write, b"!")
 
 
@@ -123,6 +140,8 @@ class Supervisor:
     """Starts the parts, restarts one that dies, stops them all."""
 
     configuration: Configuration
+    reread: Reread
+    manager: ServiceManager = field(default_factory=this_service)
     children: dict[str, _Child] = field(default_factory=dict)
     _waits: dict[str, float] = field(default_factory=dict)
     _due: dict[str, float] = field(default_factory=dict)
@@ -130,15 +149,18 @@ class Supervisor:
     def run(self, signals: _Signals) -> int:
         """Start all, watch until a signal, stop all."""
         try:
-            for part in PARTS:
+            for part in parts_of(self.configuration):
                 self._start(part)
             self._await_ready(signals)
             if not signals.received:
                 listener = self.configuration.listener
                 log.info("node ready", ae_title=listener.ae_title, host=listener.host, port=listener.port)
-            while not signals.received:
-                self._watch(signals)
+                self.manager.ready()
+            with watchdog(self.manager, lambda: True):
+                while not signals.received:
+                    self._watch(signals)
         finally:
+            self.manager.stopping()
             self._stop()
         return 0
 
@@ -146,7 +168,7 @@ class Supervisor:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_child, args=(part, self.configuration, theirs), name=f"lungnode-{part}"
+            target=_child, args=(part, self.configuration, self.reread, theirs), name=f"lungnode-{part}"
         )
         process.start()
         theirs.close()
@@ -173,6 +195,8 @@ class Supervisor:
         wait([signals.fileno(), *(c.process.sentinel for c in self.children.values())], timeout=timeout)
         if signals.received:
             return
+        if signals.take_hangup():
+            self._reload()
         for child in list(self.children.values()):
             if child.process.exitcode is not None:
                 self._bury(child)
@@ -180,6 +204,17 @@ class Supervisor:
             if time.monotonic() >= due:
                 del self._due[part]
                 self._start(part)
+
+    def _reload(self) -> None:
+        """Pass SIGHUP on where the file can be used; each part rereads it by itself."""
+        try:
+            self.configuration = self.reread()
+        except ConfigurationError as error:
+            log.error("configuration refused: the old one stays", why="; ".join(str(error).splitlines()))
+            return
+        for child in self.children.values():
+            if child.process.pid is not None:
+                os.kill(child.process.pid, signal.SIGHUP)
 
     def _bury(self, child: _Child) -> None:
         _listen(child)
@@ -225,25 +260,27 @@ def _listen(child: _Child) -> None:
         return
 
 
-def _child(part: str, configuration: Configuration, line: Connection) -> None:
+def _child(name: str, configuration: Configuration, reread: Reread, line: Connection) -> None:
     """The main function of a child process."""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent passes it on
-    threading.Thread(target=_stop_with_parent, args=(line, stop), name="parent-watch", daemon=True).start()
-    configure_logs(configuration.log, part)
+    configure_logs(configuration.log, name)
+    part = ReloadablePart(
+        name, PARTS[name], configuration, reread, ServiceManager(), lambda: line.send(READY)
+    )
+    threading.Thread(target=_stop_with_parent, args=(line, part), name="parent-watch", daemon=True).start()
     try:
-        PARTS[part](configuration, stop, lambda: line.send(READY))
+        # A terminal sends Ctrl-C to all; the parent passes it on
+        with on_signals(part, interruptible=False):
+            part.run()
     except Exception as error:  # the edge of the process: the parent says why the part ended
         log.debug("part ended by an error", exc_info=True)
-        line.send(f"{part}: {error}" if str(error) else f"{part}: {type(error).__name__}")
+        line.send(f"{name}: {error}" if str(error) else f"{name}: {type(error).__name__}")
         sys.exit(1)
 
 
-def _stop_with_parent(line: Connection, stop: Any) -> None:
+def _stop_with_parent(line: Connection, part: ReloadablePart) -> None:
     """When the parent dies, however, the pipe ends and so does this part: nobody would restart or stop it."""
     try:
         while True:
             line.recv()
     except (EOFError, OSError):
-        stop.set()
+        part.end()
