@@ -96,7 +96,7 @@ def _finished(kind: ObjectKind, number: int, dataset: Dataset, material: _Materi
 
 
 def _seg(m: _Material) -> Dataset:
-    return lesion_segmentation(m.findings, m.label_map, m.volume, m.sources, m.segments, m.uids, m.context)
+    return lesion_segmentation(m.findings, m.label_map, m.sources, m.segments, m.uids, m.context)
 
 
 def _sr(m: _Material) -> Dataset:
@@ -111,7 +111,7 @@ def _sr_enhanced(m: _Material) -> Dataset:
 
 _BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset | tuple[Dataset, ...]]] = {
     "seg": _seg,
-    "lung_seg": lambda m: lung_segmentation(m.findings, m.volume, m.sources, m.uids, m.context),
+    "lung_seg": lambda m: lung_segmentation(m.findings, m.sources, m.uids, m.context),
     "gsps": lambda m: presentation_state(m.findings, m.volume, m.sources, m.uids, m.context),
     "pm": lambda m: parametric_map(
         activation_heatmap(m.findings), m.findings, m.volume, m.sources, m.uids, m.context

@@ -6,6 +6,7 @@ Another matrix than that of the CT is legal, since every frame carries its own p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ def parametric_map(
     spacing, positions = map_placement(volume.geometry, volume.shape[1:], (grid[0], grid[1]))
     directions = [*volume.geometry.row_direction, *volume.geometry.column_direction]
     dataset = ParametricMap(
-        source_images=_image_of_slices(sources, shown),
+        source_images=_images_of(sources, shown),
         pixel_array=np.round(heatmap.values[shown] * FULL_SCALE).astype(np.uint16),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_mapping(heatmap)],
@@ -87,6 +88,7 @@ def parametric_map(
         ],
         **common_arguments(heatmap.kind, description, findings, uids, context),
     )
+    sources.name_true_sources(dataset)
     # Laterality is wanted of paired body parts only; without a body part validators assume the worst.
     dataset.BodyPartExamined = "CHEST"
     return dataset
@@ -108,11 +110,9 @@ def map_placement(
     return spacing, np.asarray(geometry.positions + shift, dtype=np.float64)
 
 
-def _image_of_slices(sources: SourceImages, shown: npt.NDArray[np.intp]) -> list[Dataset]:
-    """The source images of the slices shown; of several multi-frame instances only the first can be named."""
-    if sources.is_multi_frame:
-        return [sources.image_of(int(shown[0]))]
-    return [sources.image_of(int(z)) for z in shown]
+def _images_of(sources: SourceImages, shown: npt.NDArray[np.intp]) -> Sequence[Dataset]:
+    """The source images of the slices shown; frames of multi-frame images come as one."""
+    return sources.derived_from if sources.is_multi_frame else [sources.image_of(int(z)) for z in shown]
 
 
 def _mapping(heatmap: Heatmap) -> RealWorldValueMapping:

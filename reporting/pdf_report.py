@@ -62,7 +62,7 @@ def encapsulated_pdf(
     dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
     dataset.EncapsulatedDocumentLength = len(document)
     dataset.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
-    dataset.SourceInstanceSequence = Sequence(_reference(image) for image in sources.images)
+    dataset.SourceInstanceSequence = Sequence(sources.references())
     return dataset
 
 
@@ -147,10 +147,3 @@ def _picture(picture: Image.Image) -> PdfImage:
     picture.save(jpeg, "JPEG", quality=90)
     jpeg.seek(0)
     return PdfImage(jpeg, PICTURE_SIDE, PICTURE_SIDE)
-
-
-def _reference(image: Dataset) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = image.SOPClassUID
-    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
-    return reference

@@ -240,7 +240,7 @@ def _findings(case: PhantomCase, volume: Volume, lungs: Mask, labels: npt.NDArra
         lesion_volume_ml=lesion_ml,
         lung_volume_ml=lung_ml,
         lung_involvement_percent=100 * lesion_ml / lung_ml,
-        key_slices=tuple(sorted(int(z) for z in busiest)),
+        key_slices=tuple(sorted(int(z) for z in busiest)) or (case.slices // 2,),
         timings_s={},
     )
 

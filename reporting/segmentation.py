@@ -5,11 +5,8 @@ Lesions and lungs overlap, and one SEG with overlapping segments is slow to buil
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
-from highdicom import PixelMeasuresSequence, PlaneOrientationSequence, PlanePositionSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
@@ -17,12 +14,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from engine.findings import Findings, PackageReference
-from engine.volume import Geometry, Volume
 from reporting.codes import ABNORMAL_STRUCTURE, ANATOMICAL_STRUCTURE, LESION, LUNG
 from reporting.context import ReportContext
 from reporting.equipment import algorithm_sequence, common_arguments
 from reporting.segments import LesionSegment
-from reporting.source_images import SourceImages, plane_position
+from reporting.source_images import SourceImages
 from reporting.uids import ResultUids
 
 LESION_COLOR = (255, 200, 0)
@@ -32,7 +28,6 @@ LUNG_COLOR = (0, 160, 200)
 def lesion_segmentation(
     findings: Findings,
     label_map: npt.NDArray[np.uint8],
-    volume: Volume,
     sources: SourceImages,
     segments: tuple[LesionSegment, ...],
     uids: ResultUids,
@@ -49,12 +44,12 @@ def lesion_segmentation(
         for s in segments
     ]  # fmt: skip
     return _segmentation(
-        "seg", "AI lesions - NOT VERIFIED", label_map, descriptions, findings, volume, sources, uids, context
+        "seg", "AI lesions - NOT VERIFIED", label_map, descriptions, findings, sources, uids, context
     )
 
 
 def lung_segmentation(
-    findings: Findings, volume: Volume, sources: SourceImages, uids: ResultUids, context: ReportContext
+    findings: Findings, sources: SourceImages, uids: ResultUids, context: ReportContext
 ) -> Dataset:
     """The lung SEG, one segment. Raises ValueError where no lung was found."""
     if not findings.lung_mask.any():
@@ -66,7 +61,7 @@ def lung_segmentation(
     )
     mask = findings.lung_mask.astype(np.uint8)
     return _segmentation(
-        "lung_seg", "AI lungs - NOT VERIFIED", mask, [description], findings, volume, sources, uids, context
+        "lung_seg", "AI lungs - NOT VERIFIED", mask, [description], findings, sources, uids, context
     )
 
 
@@ -100,7 +95,6 @@ def _segmentation(
     label_map: npt.NDArray[np.uint8],
     descriptions: list[SegmentDescription],
     findings: Findings,
-    volume: Volume,
     sources: SourceImages,
     uids: ResultUids,
     context: ReportContext,
@@ -112,33 +106,17 @@ def _segmentation(
         if options.segmentation == "labelmap"
         else SegmentationTypeValues.BINARY
     )
-    one_grid = len(sources.images) == 1 or not sources.is_multi_frame
-    placement = {} if one_grid else _explicit_placement(volume.geometry)
     dataset = Segmentation(
-        source_images=sources.images if one_grid else sources.images[:1],
-        further_source_images=None if one_grid else sources.images[1:],
-        pixel_array=sources.as_stored(label_map) if one_grid else label_map,
+        source_images=sources.derived_from,
+        pixel_array=sources.as_stored(label_map),
         segmentation_type=form,
         segment_descriptions=descriptions,
         omit_empty_frames=options.omit_empty_frames,
         content_label="AI_LUNGS" if kind == "lung_seg" else "AI_LESIONS",
         content_description=series_description,
-        **placement,
         **common_arguments(kind, series_description, findings, uids, context),
     )
+    sources.name_true_sources(dataset)
     if options.deflated:
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     return dataset
-
-
-def _explicit_placement(geometry: Geometry) -> dict[str, Any]:
-    """Orientation, spacing and position of every slice, for sources that highdicom cannot read them from."""
-    directions = [*geometry.row_direction, *geometry.column_direction]
-    return {
-        "plane_orientation": PlaneOrientationSequence("PATIENT", [float(v) for v in directions]),
-        "pixel_measures": PixelMeasuresSequence(geometry.pixel_spacing, geometry.slice_thickness),
-        "plane_positions": [
-            PlanePositionSequence("PATIENT", [float(v) for v in plane_position(p)])
-            for p in geometry.positions
-        ],
-    }

@@ -7,8 +7,10 @@ afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,8 @@ from pydicom.valuerep import format_number_as_ds
 from engine.volume import Geometry, SourceSlice, Volume
 from reporting.identity import TYPE_2
 
+T = TypeVar("T", bound=np.generic)
+
 
 @dataclass(frozen=True, eq=False)
 class SourceImages:
@@ -26,15 +30,23 @@ class SourceImages:
 
     images: one per slice for single-frame CT, one per SOP instance for multi-frame CT, without pixel data.
     slices: the volume's slices, in its order.
+    joined: all slices as the frames of one image that does not exist, where the volume spans several multi-frame
+        instances: highdicom derives an object from one of these only. `name_true_sources` undoes it.
     """
 
     images: tuple[Dataset, ...]
     slices: tuple[SourceSlice, ...]
+    joined: Dataset | None = None
 
     @property
     def is_multi_frame(self) -> bool:
         """Frames are addressed by number within an instance."""
         return self.slices[0].frame_number is not None
+
+    @property
+    def derived_from(self) -> tuple[Dataset, ...]:
+        """The images to derive an object from that covers the whole volume; its frames as `as_stored` gives them."""
+        return self.images if self.joined is None else (self.joined,)
 
     @cached_property
     def _by_uid(self) -> dict[str, Dataset]:
@@ -53,30 +65,55 @@ class SourceImages:
         frame = self.frame_of(z)
         return None if frame is None else [frame]
 
-    def as_stored(self, slices: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """An array [Z, ...] in the order of the source: of the frames of a multi-frame image, else unchanged.
+    def as_stored(self, slices: npt.NDArray[T]) -> npt.NDArray[T]:
+        """An array [Z, ...] in the order of `derived_from`: of the frames of a multi-frame image, else unchanged.
 
-        Frames that are no slice of the volume are 0. Raises ValueError where the volume spans several multi-frame
-        instances.
+        Frames that are no slice of the volume are 0.
         """
-        if not self.is_multi_frame:
+        if not self.is_multi_frame or self.joined is not None:
             return slices
-        if len(self.images) > 1:
-            raise ValueError("a volume of several multi-frame instances has no single frame order")
         frames = np.zeros((self.images[0].NumberOfFrames, *slices.shape[1:]), slices.dtype)
         frames[[s.frame_number - 1 for s in self.slices if s.frame_number is not None]] = slices
         return frames
+
+    def name_true_sources(self, dataset: Dataset) -> None:
+        """Let an object that was derived from `joined` refer to the instances and frames that exist."""
+        if self.joined is None:
+            return
+        for frame in dataset.get("PerFrameFunctionalGroupsSequence", ()):
+            for derivation in frame.get("DerivationImageSequence", ()):
+                for source in derivation.SourceImageSequence:
+                    slice_ = self.slices[int(source.ReferencedFrameNumber) - 1]
+                    source.ReferencedSOPInstanceUID = slice_.sop_instance_uid
+                    source.ReferencedFrameNumber = slice_.frame_number
+        for series in dataset.get("ReferencedSeriesSequence", ()):
+            series.ReferencedInstanceSequence = self.references()
+        if "SourceImageSequence" in dataset:
+            dataset.SourceImageSequence = self.references()
+
+    def references(self) -> list[Dataset]:
+        """One reference to each source instance (PS3.3 table 10-11)."""
+        return [_reference(image) for image in self.images]
+
+
+def _reference(image: Dataset) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.SOPClassUID
+    reference.ReferencedSOPInstanceUID = image.SOPInstanceUID
+    return reference
 
 
 def source_images(volume: Volume) -> SourceImages:
     """Neutral images for every source instance of `volume`."""
     if volume.sources[0].frame_number is None:
         shared = _neutral(volume, 0)
-        images = tuple(_single_frame(volume, z, shared) for z in range(len(volume.sources)))
-    else:
-        headers = sorted({s.header for s in volume.sources})
-        images = tuple(_multi_frame(volume, header) for header in headers)
-    return SourceImages(images, volume.sources)
+        _place(shared, volume.header_of(0))
+        return SourceImages(
+            tuple(_single_frame(volume, z, shared) for z in range(len(volume.sources))), volume.sources
+        )
+    headers = sorted({s.header for s in volume.sources})
+    images = tuple(_multi_frame(volume, header) for header in headers)
+    return SourceImages(images, volume.sources, _joined(volume) if len(images) > 1 else None)
 
 
 def plane_position(position: npt.NDArray[np.float64]) -> list[str]:
@@ -85,14 +122,18 @@ def plane_position(position: npt.NDArray[np.float64]) -> list[str]:
 
 
 def _single_frame(volume: Volume, z: int, shared: Dataset) -> Dataset:
-    header = volume.header_of(z)
     image = Dataset()
     image.update(shared)
     # Added as a new element: assigning would change the one that all images share.
     image.add_new("SOPInstanceUID", "UI", volume.sources[z].sop_instance_uid)
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        image.add(header[keyword])
+    image.add(volume.header_of(z)["ImagePositionPatient"])
     return image
+
+
+def _place(image: Dataset, header: Dataset) -> None:
+    """Orientation and spacing of one header for all slices: they differ by rounding at most, or there is no volume."""
+    image.ImageOrientationPatient = header.ImageOrientationPatient
+    image.PixelSpacing = header.PixelSpacing
 
 
 def _multi_frame(volume: Volume, header: int) -> Dataset:
@@ -100,15 +141,22 @@ def _multi_frame(volume: Volume, header: int) -> Dataset:
     source = volume.headers[header]
     own = {s.frame_number: z for z, s in enumerate(volume.sources) if s.header == header}
     first = next(iter(own.values()))
-    image = _neutral(volume, first)
-    image.NumberOfFrames = int(source.get("NumberOfFrames", 1))
-    image.SharedFunctionalGroupsSequence = [_shared_groups(volume.geometry)]
-    positions = volume.geometry.positions
-    image.PerFrameFunctionalGroupsSequence = [
-        # A frame that is no slice of the volume never carries a result; it only keeps the count right.
-        _frame_groups(positions[own.get(frame, first)])
-        for frame in range(1, image.NumberOfFrames + 1)
-    ]
+    count = int(source.get("NumberOfFrames", 1))
+    # A frame that is no slice of the volume never carries a result; its place only keeps the count right.
+    places = [own.get(frame, first) for frame in range(1, count + 1)]
+    return _with_frames(_neutral(volume, first), volume.geometry, places)
+
+
+def _joined(volume: Volume) -> Dataset:
+    return _with_frames(_neutral(volume, 0), volume.geometry, range(len(volume.sources)))
+
+
+def _with_frames(image: Dataset, geometry: Geometry, slices: Iterable[int]) -> Dataset:
+    """`image` with one frame for each of `slices`, at its place."""
+    frames = [_frame_groups(geometry.positions[z]) for z in slices]
+    image.NumberOfFrames = len(frames)
+    image.SharedFunctionalGroupsSequence = [_shared_groups(geometry)]
+    image.PerFrameFunctionalGroupsSequence = frames
     return image
 
 
