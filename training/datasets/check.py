@@ -49,15 +49,23 @@ def check(dataset: Dataset) -> Report:
 
 
 def require(
-    dataset: Dataset, *, classes: Collection[int] = (), masks: bool = False, hu: bool = False
+    dataset: Dataset,
+    *,
+    classes: Collection[int] = (),
+    distinct: int = 1,
+    masks: bool = False,
+    hu: bool = False,
 ) -> None:
     """Refuse a data set that a training cannot start from. Raises DatasetError in one line.
 
     Args:
         classes: labels that must all occur.
+        distinct: how many different labels must occur.
         masks: some item must have a mask.
         hu: every item must be calibrated to HU (the lung crop needs it).
     """
+    if masks and not any(item.mask for item in dataset.items):
+        raise DatasetError(f"{dataset.name}: no item has a lesion mask")
     if not dataset.items:
         raise DatasetError(f"{dataset.name}: nothing to train on")
     errors = check(dataset).errors
@@ -67,8 +75,11 @@ def require(
     missing = set(classes) - {item.label for item in dataset.items}
     if missing:
         raise DatasetError(f"{dataset.name}: no item of class {', '.join(map(_class_name, sorted(missing)))}")
-    if masks and not any(item.mask for item in dataset.items):
-        raise DatasetError(f"{dataset.name}: no item has a lesion mask")
+    found = {item.label for item in dataset.items} - {None}
+    if not masks and len(found) < distinct:
+        raise DatasetError(
+            f"{dataset.name}: only class {', '.join(map(_class_name, found))}, needs {distinct} classes"
+        )
     grey = next((item for item in dataset.items if not item.calibration.exact), None)
     if hu and grey is not None:
         raise DatasetError(f"{grey.name}: an 8-bit picture of unknown window, but HU are needed here")

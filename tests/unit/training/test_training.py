@@ -1,0 +1,387 @@
+"""Training: recipes, samples, and for every recipe a loss that goes down and a resume that is bit-equal."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from networks.jcs import JCSClassifier
+from training.datasets.items import GREY_UNKNOWN_WINDOW, DatasetError, Item, Plane
+from training.datasets.pixels import PixelSource
+from training.fit import Machine, TrainingStopped
+from training.outputs import load_checkpoint, load_trained, save_checkpoint
+from training.preprocessing import normalise_grey
+from training.recipe import Recipe, RecipeError, built_in_recipes, load_recipe
+from training.run import train
+from training.samples import SliceSamples, batches
+from training.tasks import SliceTraining, build_network, partners
+
+QUIET = Machine(accelerator="cpu", devices=1, progress=False, log_every=1)
+SIZE = 32
+
+TRUNK = "{depths: [1, 1, 1, 1], planes: [16, 16, 16, 16]}"
+VGG = "{widths: [4, 4, 8, 8, 8], depths: [1, 1, 1, 1, 1], encoder_norm: train}"
+SMALL = {
+    "jcs-classifier": (
+        f"network={TRUNK}",
+        "image.shorter_side=36",
+        "optimiser.rate=0.02",
+        "schedule.name=constant",
+        "mixup.alpha=0",
+        "guidance.form=mse",
+    ),
+    "jcs-segmenter": (f"network={VGG}", "optimiser.rate=0.003", "schedule.warmup=0"),
+    "jcs-joint": (
+        f"network={{segmenter: {VGG}, trunk: {TRUNK}}}",
+        "optimiser.rate=0.003",
+        "schedule.warmup=0",
+    ),
+    "m3-slice": ("network={depths: [1, 1, 1, 1], planes: [4, 4, 4, 4], stem: 4}", "image.lung_crop=false"),
+    "m3-patient": ("network={head_width: 4, heads: 2, norm: relu_sum}", "optimiser.rate=0.01"),
+}
+COMMON = (f"image.size={SIZE}", "batch=4", "epochs=6", "augmentation={flip: 0.5}")
+
+
+def slices(label: int, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Dark slices; the ill ones have a bright square, the lesion."""
+    pixels = rng.integers(20, 60, (count, 40, 40))
+    mask = np.zeros((count, 40, 40), np.uint8)
+    if label:
+        mask[:, 8 : 16 + 8 * (label > 1), 12:26] = 1
+    return np.where(mask > 0, 200, pixels).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 24 pictures of two classes with masks; 16 train, 4 val, 4 test."""
+    home = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    lines = ["path,patient,label,mask,split,window"]
+    for number in range(24):
+        label = number % 2
+        values, mask = slices(label, 1, rng)
+        Image.fromarray(values[0]).save(home / f"{number}.png")
+        Image.fromarray(mask[0]).save(home / f"{number}m.png")
+        split = "train" if number < 16 else "val" if number < 20 else "test"
+        lines.append(f"{number}.png,p{number},{label},{number}m.png,{split},-600 1500")
+    (home / "own.csv").write_text("\n".join(lines) + "\n")
+    return home / "own.csv"
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 8 volumes in HU of two classes."""
+    home = tmp_path_factory.mktemp("volumes")
+    rng = np.random.default_rng(1)
+    lines = ["path,patient,label,split"]
+    for number in range(8):
+        values, _ = slices(number % 2, 5, rng)
+        hu = values.astype(np.int16) * 5 - 1000
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(hu), str(home / f"{number}.mha"))
+        lines.append(f"{number}.mha,p{number},{number % 2},train")
+    (home / "own.csv").write_text("\n".join(lines) + "\n")
+    return home / "own.csv"
+
+
+@pytest.fixture(scope="module")
+def slice_training(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """Output of a small m3-slice training."""
+    out = tmp_path_factory.mktemp("slices") / "out"
+    train(recipe_for("m3-slice", ("epochs=1",)), pictures, out, QUIET)
+    return out
+
+
+def recipe_for(name: str, more: tuple[str, ...] = ()) -> Recipe:
+    return load_recipe(name, (*COMMON, *SMALL[name], *more))
+
+
+@pytest.mark.parametrize("name", ["jcs-classifier", "jcs-segmenter", "jcs-joint", "m3-slice", "m3-patient"])
+def test_every_recipe_lowers_its_loss_and_resumes_bit_equal(
+    name: str, pictures: Path, volumes: Path, slice_training: Path, tmp_path: Path
+) -> None:
+    data = volumes if name == "m3-patient" else pictures
+    more = (f"start.slice={slice_training}", "epochs=12") if name == "m3-patient" else ()
+    recipe = recipe_for(name, more)
+    whole = train(recipe, data, tmp_path / "whole", QUIET, cache=tmp_path / "cache")
+    assert whole.finished
+    assert whole.last_loss < whole.first_loss
+
+    cut = Machine(**{**QUIET.__dict__, "stop_after": 7})
+    first = train(recipe, data, tmp_path / "cut", cut, cache=tmp_path / "cache")
+    assert (first.steps, first.finished) == (7, False)
+    assert not (tmp_path / "cut" / "weights.safetensors").exists()
+    rest = train(recipe, data, tmp_path / "cut", QUIET, resume=True, cache=tmp_path / "cache")
+    assert rest.steps == whole.steps
+
+    ours, theirs = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "cut"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    logs = [(tmp_path / run / "log.csv").read_text() for run in ("whole", "cut")]
+    assert logs[0] == logs[1]
+
+
+def test_a_training_leaves_what_a_package_needs(pictures: Path, tmp_path: Path) -> None:
+    train(recipe_for("jcs-classifier", ("epochs=1",)), pictures, tmp_path / "out", QUIET)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {
+        "last.ckpt",
+        "log.csv",
+        "recipe.yaml",
+        "tensorboard",
+        "training.json",
+        "weights.safetensors",
+    }
+    summary = json.loads((tmp_path / "out/training.json").read_text())
+    assert summary["slices"] == {"train": 16, "val": 4, "test": 4}
+    with (tmp_path / "out/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["split"], r["name"]) for r in rows} == {
+        ("train", "loss"),
+        ("train", "classification"),
+        ("train", "guidance"),
+        ("train", "rate"),
+        ("val", "loss"),
+    }
+    recipe, network = load_trained(tmp_path / "out")
+    assert recipe == recipe_for("jcs-classifier", ("epochs=1",))
+    assert isinstance(network, JCSClassifier)
+    assert not network.training
+
+
+def test_an_output_is_not_overwritten_nor_resumed_with_another_recipe(pictures: Path, tmp_path: Path) -> None:
+    recipe, out = recipe_for("jcs-segmenter", ("epochs=1",)), tmp_path / "out"
+    with pytest.raises(RecipeError, match=r"no last\.ckpt"):
+        train(recipe, pictures, out, QUIET, resume=True)
+    train(recipe, pictures, out, QUIET)
+    with pytest.raises(RecipeError, match="--resume"):
+        train(recipe, pictures, out, QUIET)
+    with pytest.raises(RecipeError, match="another recipe"):
+        train(recipe_for("jcs-segmenter", ("epochs=2",)), pictures, out, QUIET, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_what_to_do(pictures: Path, tmp_path: Path) -> None:
+    recipe = recipe_for("jcs-segmenter", ("optimiser.rate=1e30", "optimiser.name=sgd"))
+    with pytest.raises(TrainingStopped, match=r"not finite at iteration \d+ .*optimiser\.rate"):
+        train(recipe, pictures, tmp_path / "out", QUIET)
+
+
+def test_the_patient_network_names_its_stable_norm(
+    volumes: Path, slice_training: Path, tmp_path: Path
+) -> None:
+    more = (f"start.slice={slice_training}", "network.norm=sum", "optimiser.rate=1e30")
+    with pytest.raises(TrainingStopped, match=r"network\.norm=relu_sum"):
+        train(recipe_for("m3-patient", more), volumes, tmp_path / "out", QUIET)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, {"step": 1})
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path, {"step": 2})
+    assert load_checkpoint(tmp_path) == {"step": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"half a checkpoint")
+    with pytest.raises(RecipeError, match=r"last\.ckpt cannot be read"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [("0,", "no item of class healthy"), ("mask", "no item has a lesion mask"), ("empty", "training split")],
+)
+def test_unfit_data_is_refused_before_training(
+    pictures: Path, tmp_path: Path, change: str, says: str
+) -> None:
+    name = "jcs-classifier"
+    head, *rows = pictures.read_text().strip().split("\n")
+    cells = [row.split(",") for row in rows]
+    if change == "0,":
+        cells = [c for c in cells if c[2] == "1"]
+    elif change == "mask":
+        name, cells = "jcs-segmenter", [[*c[:3], "", *c[4:]] for c in cells]
+    else:
+        cells = [[*c[:4], "test", c[5]] for c in cells]
+    cells = [
+        [str(pictures.parent / c[0]), c[1], c[2], c[3] and str(pictures.parent / c[3]), *c[4:]] for c in cells
+    ]
+    path = tmp_path / "own.csv"
+    path.write_text("\n".join([head, *(",".join(c) for c in cells)]) + "\n")
+    with pytest.raises(DatasetError, match=says):
+        train(recipe_for(name), path, tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_recipes_hold_what_the_papers_print() -> None:
+    assert built_in_recipes() == ("jcs-classifier", "jcs-joint", "jcs-segmenter", "m3-patient", "m3-slice")
+    classifier, segmenter, slice_net, patient = (
+        load_recipe(n) for n in ("jcs-classifier", "jcs-segmenter", "m3-slice", "m3-patient")
+    )
+    assert (classifier.batch, classifier.epochs, classifier.mixup.alpha) == (256, 100, 0.5)
+    assert [classifier.rate_at(e * 10, 10) for e in (0, 29, 30, 60, 90)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.001, 0.0001]
+    )
+    assert (segmenter.batch, segmenter.iterations) == (4, 21000)
+    assert [slice_net.rate_at(e, 1) for e in (0, 40, 80)] == pytest.approx([0.01, 0.001, 0.0001])
+    assert [patient.rate_at(e, 1) for e in (29, 30)] == pytest.approx([0.001, 0.0001])
+
+
+def test_poly_schedule_by_hand() -> None:
+    """2.5e-5 at 0, 1.3397e-5 half way, 3.22e-9 at the end; the warm-up starts from a tenth."""
+    recipe = load_recipe("jcs-segmenter", ("schedule.warmup=0",))
+    rates = [recipe.rate_at(step, 698) for step in (0, 10_500, 20_999)]
+    assert rates == pytest.approx([2.5e-5, 1.3397e-5, 3.22e-9], rel=1e-3)
+    warm = load_recipe("jcs-segmenter")
+    assert warm.rate_at(0, 698) == pytest.approx(2.5e-6)
+    assert warm.rate_at(200, 698) == recipe.rate_at(200, 698)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("no-such", (), "neither a file nor one of"),
+        ("m3-slice", ("batch=0",), "batch"),
+        ("m3-slice", ("optimiser.speed=1",), r"optimiser\.speed"),
+        ("m3-slice", ("batch",), "key=value"),
+        ("m3-slice", ("network=3",), "network"),
+        ("m3-slice", ("batch.size=3",), "batch is no section"),
+    ],
+)
+def test_a_bad_recipe_names_the_key(name: str, overrides: tuple[str, ...], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(name, overrides)
+
+
+def test_overriding_the_length_replaces_the_other_kind() -> None:
+    assert load_recipe("jcs-segmenter", ("epochs=3",)).iterations is None
+
+
+def test_a_network_argument_that_does_not_exist_is_named() -> None:
+    with pytest.raises(RecipeError, match="dephts"):
+        build_network(load_recipe("jcs-classifier", ("network.dephts=[1]",)))
+
+
+@pytest.mark.parametrize("task", ["jcs-classifier", "m3-slice", "jcs-segmenter"])
+def test_baselines_train_under_the_same_tasks(task: str, pictures: Path, tmp_path: Path) -> None:
+    name = "unet" if task == "jcs-segmenter" else "resnet18"
+    more = (f"network={{baseline: {name}}}", "guidance.beta=0", "epochs=1", "batch=8")
+    assert train(recipe_for(task, more), pictures, tmp_path / "out", QUIET).finished
+
+
+def test_every_epoch_is_a_permutation_and_a_resumed_run_sees_the_rest() -> None:
+    recipe = load_recipe("m3-slice", ("batch=3",))
+    keys = batches(9, recipe, 0, 6)
+    for epoch in (0, 1):
+        seen = [key for batch in keys[epoch * 3 : epoch * 3 + 3] for key in batch]
+        assert sorted(seen) == [(epoch, place) for place in range(9)]
+    assert [p for _, p in keys[0] + keys[1] + keys[2]] != [p for _, p in keys[3] + keys[4] + keys[5]]
+    assert batches(9, recipe, 4, 6) == keys[4:]
+    assert batches(2, recipe, 0, 1) == [batches(2, recipe, 0, 1)[0]]
+
+
+def sample_of(tmp_path: Path, recipe: Recipe, training: bool, key: tuple[int, int] = (0, 0)) -> Any:
+    """A picture of 40 x 60: grey = column, mask = right half."""
+    columns = np.tile(np.arange(60, dtype=np.uint8) * 4, (40, 1))
+    Image.fromarray(columns).save(tmp_path / "im.png")
+    Image.fromarray((columns >= 120).astype(np.uint8)).save(tmp_path / "gt.png")
+    item = Item(
+        "t", "p", "s", 0, Plane(tmp_path / "im.png"), GREY_UNKNOWN_WINDOW, 1, mask=Plane(tmp_path / "gt.png")
+    )
+    return SliceSamples([item], PixelSource(tmp_path / "cache"), recipe, training)[key]
+
+
+def test_a_sample_without_augmentation_is_the_centred_crop(tmp_path: Path) -> None:
+    recipe = load_recipe("jcs-classifier", ("image.shorter_side=40", "image.size=20"))
+    sample = sample_of(tmp_path, recipe, training=False)
+    assert sample["grey"].shape == sample["mask"].shape == (1, 20, 20)
+    expected = torch.arange(20, 40) * 4 / 255
+    assert torch.allclose(sample["grey"][0, 0], expected, atol=1e-5)
+    assert sample["mask"][0, 0].tolist() == [0.0] * 10 + [1.0] * 10
+
+
+def test_image_and_mask_are_augmented_alike_and_repeatably(tmp_path: Path) -> None:
+    recipe = load_recipe("jcs-classifier", ("image.shorter_side=40", "image.size=20"))
+    seen = set()
+    for epoch in range(12):
+        sample = sample_of(tmp_path, recipe, True, (epoch, 0))
+        bright = sample["grey"][0, 0] * 255 / 4 > 29.5
+        assert torch.equal(bright, sample["mask"][0, 0] > 0)
+        again = sample_of(tmp_path, recipe, True, (epoch, 0))
+        assert torch.equal(sample["grey"], again["grey"])
+        seen.add(tuple(sample["grey"][0, 0].tolist()))
+    assert len(seen) > 6
+
+
+def test_the_window_is_drawn_for_training_and_its_middle_taken_else(tmp_path: Path) -> None:
+    recipe = load_recipe("m3-slice", ("image.size=40", "augmentation.flip=0"))
+    fixed = sample_of(tmp_path, recipe, training=False)["grey"]
+    hu = torch.arange(60) * 4 / 255 * 1500 - 1350
+    middle = torch.clamp((hu + 1200) / 1200, 0, 1)
+    assert torch.allclose(fixed[0, 0, 19], middle[29:30].squeeze(), atol=0.02)
+    drawn = {float(sample_of(tmp_path, recipe, True, (epoch, 0))["grey"].mean()) for epoch in range(5)}
+    assert len(drawn) == 5
+
+
+def batch_of(count: int, masks: int) -> Any:
+    torch.manual_seed(1)
+    has = torch.arange(count) < masks
+    return {
+        "grey": torch.rand(count, 1, 64, 64),
+        "mask": (torch.rand(count, 1, 64, 64) > 0.5).float() * has[:, None, None, None],
+        "has_mask": has,
+        "label": torch.arange(count) % 2,
+        "source": torch.arange(count) % 2,
+    }
+
+
+def test_mixup_is_the_mix_of_images_and_of_losses(tmp_path: Path) -> None:
+    """Same random numbers as the task: one share from Beta(0.5, 0.5), then a permutation."""
+    recipe = recipe_for("jcs-classifier", ("mixup.alpha=0.5", "guidance.beta=0"))
+    module = SliceTraining(build_network(recipe), recipe).train()
+    batch = batch_of(4, 0)
+    captured = []
+    module.network.register_forward_pre_hook(lambda _, args: captured.append(args[0]))
+    loss = float(module(batch, 3)["loss"].detach())
+    rng = np.random.default_rng([recipe.seed, 3])
+    share = rng.beta(0.5, 0.5)
+    order = torch.from_numpy(rng.permutation(4))
+    images = normalise_grey(batch["grey"])
+    mixed = share * images + (1 - share) * images[order]
+    assert torch.allclose(captured[0], mixed, atol=1e-5)
+    labels = torch.nn.functional.one_hot(batch["label"], 2) * share
+    labels = labels + torch.nn.functional.one_hot(batch["label"][order], 2) * (1 - share)
+    soft = -(labels * module.network(mixed).log_softmax(1)).sum(1).mean()
+    assert loss == pytest.approx(float(soft.detach()), rel=1e-3)
+
+
+def test_mixing_across_sources_finds_a_partner_of_another_source() -> None:
+    source = torch.tensor([0, 0, 0, 1])
+    for seed in range(20):
+        chosen = partners(source, np.random.default_rng(seed), across_sources=True)
+        assert (source[chosen] != source).all()
+    alone = partners(torch.zeros(4), np.random.default_rng(0), across_sources=True)
+    assert sorted(alone.tolist()) == [0, 1, 2, 3]
+
+
+def test_guidance_counts_only_images_with_a_mask() -> None:
+    recipe = recipe_for("jcs-classifier", ("guidance.beta=2",))
+    module = SliceTraining(build_network(recipe), recipe).eval()
+    with torch.no_grad():
+        none, some = module(batch_of(4, 0), 0), module(batch_of(4, 2), 0)
+    assert "guidance" not in none
+    assert float(some["loss"]) == pytest.approx(float(some["classification"] + 2 * some["guidance"]))

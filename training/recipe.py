@@ -1,0 +1,202 @@
+"""Recipes: every choice of a training in one readable file, checked, with overrides from the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+TaskName = Literal["jcs-classifier", "jcs-segmenter", "jcs-joint", "m3-slice", "m3-patient"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used: which key, what is wrong with it."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Image(_Section):
+    """From a slice to the network's input. `centre` and `width` in HU are drawn between their two values."""
+
+    size: Count
+    shorter_side: Count | None = None
+    centre: tuple[float, float]
+    width: tuple[Positive, Positive]
+    lung_crop: bool = False
+    lung_margin: Annotated[int, Field(ge=0)] = 10
+
+
+class Augmentation(_Section):
+    """`flip`: share of mirrored slices. `random_crop`: of the resized picture, else centred. `border_crop`:
+    largest part of the width cut from each border, in `border_crop_share` of the slices."""
+
+    flip: Share = 0.0
+    random_crop: bool = False
+    border_crop: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    border_crop_share: Share = 0.0
+
+
+class Optimiser(_Section):
+    """`rate` is the peak learning rate. `clip`: largest gradient norm, None for no limit."""
+
+    name: Literal["sgd", "adam", "adamw"]
+    rate: Positive
+    momentum: Share = 0.9
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Positive | None = None
+
+
+class Schedule(_Section):
+    """`step`: rate * factor per `every_epochs`. `poly`: rate * (1 - t)^power. `cosine`: up in `warmup`
+    iterations, then down to 0. `warmup`: iterations from a tenth of the rate."""
+
+    name: Literal["constant", "step", "poly", "cosine"] = "constant"
+    every_epochs: Count = 30
+    factor: Positive = 0.1
+    power: Positive = 0.9
+    warmup: Annotated[int, Field(ge=0)] = 0
+
+
+class Mixup(_Section):
+    """Image mixing of JCS eq. 3; alpha 0 is none."""
+
+    alpha: Annotated[float, Field(ge=0)] = 0.0
+    across_sources: bool = False
+
+
+class Guidance(_Section):
+    """Segmentation-guided loss of JCS eq. 4, weighted by `beta`."""
+
+    beta: Annotated[float, Field(ge=0)] = 0.0
+    form: Literal["paper", "mse"] = "paper"
+    relu: Literal["per_channel", "sum"] = "per_channel"
+
+
+class Dice(_Section):
+    """JCS eq. 6: factor 1 as printed, 2 as usual."""
+
+    factor: Positive = 1.0
+    reduction: Literal["image", "batch"] = "image"
+
+
+class Start(_Section):
+    """Start weights: `encoder` a file of ImageNet weights or "fetch"; the others outputs of trainings."""
+
+    encoder: str | None = None
+    segmenter: Path | None = None
+    classifier: Path | None = None
+    slice: Path | None = None
+
+
+class Recipe(_Section):
+    """A training. Either `epochs` or `iterations` says how long."""
+
+    task: TaskName
+    network: dict[str, Any] = {}
+    start: Start = Start()
+    image: Image
+    augmentation: Augmentation = Augmentation()
+    batch: Count
+    epochs: Count | None = None
+    iterations: Count | None = None
+    optimiser: Optimiser
+    schedule: Schedule = Schedule()
+    mixup: Mixup = Mixup()
+    guidance: Guidance = Guidance()
+    dice: Dice = Dice()
+    seed: int = 0
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Recipe:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("give either epochs or iterations")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Iterations of the whole training."""
+        return self.iterations if self.iterations is not None else (self.epochs or 0) * steps_per_epoch
+
+    def rate_at(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of iteration `step`, counted from 0."""
+        schedule, total = self.schedule, self.total_steps(steps_per_epoch)
+        factor = 1.0
+        if schedule.name == "step":
+            factor = schedule.factor ** (step // steps_per_epoch // schedule.every_epochs)
+        elif schedule.name == "poly":
+            factor = (1 - step / total) ** schedule.power
+        elif schedule.name == "cosine":
+            done = max(0, step - schedule.warmup) / max(1, total - schedule.warmup)
+            factor = (1 + math.cos(math.pi * done)) / 2
+        if step < schedule.warmup:
+            factor *= 0.1 + 0.9 * step / schedule.warmup
+        return self.optimiser.rate * factor
+
+
+def built_in_recipes() -> tuple[str, ...]:
+    """Names of the recipes that come along."""
+    files = resources.files("training.recipes").iterdir()
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A built-in recipe by name, or one from a YAML file, with overrides `key.sub=value` (values in YAML).
+
+    Raises RecipeError naming the key.
+    """
+    content = yaml.safe_load(_text(name_or_path))
+    if not isinstance(content, dict):
+        raise RecipeError(f"recipe {name_or_path} is no mapping")
+    for override in overrides:
+        _apply(content, override)
+    return parse_recipe(content, name_or_path)
+
+
+def parse_recipe(content: dict[str, Any], name: str) -> Recipe:
+    """The recipe of a mapping; `name` is for messages. Raises RecipeError."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise RecipeError(f"recipe {name}: {key}: {first['msg']}") from error
+
+
+def _text(name_or_path: str) -> str:
+    if name_or_path in built_in_recipes():
+        return (resources.files("training.recipes") / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise RecipeError(
+            f"recipe {name_or_path} is neither a file nor one of {', '.join(built_in_recipes())}"
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"override {override!r} must be key=value")
+    *parents, last = key.split(".")
+    section = content
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise RecipeError(f"override {override!r}: {parent} is no section")
+    section[last] = yaml.safe_load(value)
+    if key == "epochs":
+        content.pop("iterations", None)
+    if key == "iterations":
+        content.pop("epochs", None)

@@ -1,0 +1,1 @@
+"""Training recipes with the hyper-parameters of the papers."""

@@ -1,0 +1,130 @@
+"""From a recipe and a data set to a trained network on disk: what `lungnode train` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from networks.m3lung import M3SliceNet
+from training.datasets.check import require
+from training.datasets.items import Dataset, DatasetError, Item
+from training.datasets.pixels import PixelSource
+from training.datasets.registry import open_dataset
+from training.datasets.splits import with_splits
+from training.fit import FitResult, Machine, TrainingData, finish, fit
+from training.outputs import WEIGHTS, load_trained
+from training.patients import PatientFeatures, patient_split, series_of, weights_fingerprint
+from training.recipe import Recipe
+from training.samples import SliceSamples
+from training.tasks import (
+    PatientTraining,
+    SliceTraining,
+    build_network,
+    imagenet_weights,
+    load_joint_parts,
+    load_start_weights,
+    recipe_directory,
+    wanted_items,
+)
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    directory: Path,
+    machine: Machine = Machine(),  # noqa: B008 (frozen)
+    resume: bool = False,
+    cache: Path | None = None,
+) -> FitResult:
+    """Train a recipe on a data set.
+
+    Args:
+        recipe: see `training.recipe`.
+        data: CSV manifest or data set folder.
+        directory: output, see `training.outputs`.
+        machine: devices, workers.
+        resume: go on from the checkpoint in `directory`.
+        cache: folder for decoded volumes and features; default `directory`/cache.
+
+    Raises:
+        DatasetError, RecipeError: before anything is trained.
+        TrainingStopped: the loss is not finite.
+    """
+    recipe = _completed(recipe)
+    torch.manual_seed(recipe.seed)
+    dataset, items = _items(recipe, data)
+    cache = cache or directory / "cache"
+    module, samples = (_patients if recipe.task == "m3-patient" else _slices)(recipe, items, cache)
+    result = fit(module, recipe, samples, directory, machine, resume)
+    if result.finished:
+        finish(directory, dataset, items, result)
+    return result
+
+
+def _completed(recipe: Recipe) -> Recipe:
+    """The patient network takes its input width from the slice network."""
+    if recipe.task != "m3-patient":
+        return recipe
+    width = {"features": _slice_training(recipe)[1].feature_width}
+    return recipe.model_copy(update={"network": {**width, **recipe.network}})
+
+
+def _slice_training(recipe: Recipe) -> tuple[Path, M3SliceNet]:
+    home = recipe_directory(recipe.start.slice, "slice")
+    return home, cast(M3SliceNet, load_trained(home)[1])
+
+
+def _items(recipe: Recipe, data: Path) -> tuple[Dataset, tuple[Item, ...]]:
+    dataset = with_splits(open_dataset(data), recipe.seed)
+    items = wanted_items(recipe.task, dataset)
+    wanted = Dataset(dataset.name, items, dataset.patients_known, dataset.problems)
+    masks = recipe.task in ("jcs-segmenter", "jcs-joint")
+    both = (0, 1) if recipe.task == "jcs-classifier" else ()
+    require(wanted, classes=both, distinct=1 if masks else 2, masks=masks, hu=recipe.task == "m3-patient")
+    if not wanted.of("train"):
+        raise DatasetError(f"{dataset.name}: no item is in the training split")
+    return dataset, items
+
+
+def _slices(recipe: Recipe, items: tuple[Item, ...], cache: Path) -> tuple[nn.Module, TrainingData]:
+    pixels = PixelSource(cache)
+    train_items = [i for i in items if i.split == "train"]
+    validation_items = [i for i in items if i.split == "val"]
+    network = build_network(recipe)
+    load_start_weights(network, recipe, imagenet_weights(network, recipe.start.encoder))
+    if recipe.task == "jcs-joint":
+        parts = (recipe.start.segmenter, recipe.start.classifier)
+        load_joint_parts(network, *(None if part is None else load_trained(part)[1] for part in parts))
+    return SliceTraining(network, recipe), TrainingData(
+        train=SliceSamples(train_items, pixels, recipe, training=True),
+        count=len(train_items),
+        validation=SliceSamples(validation_items, pixels, recipe, training=False),
+        validation_count=len(validation_items),
+    )
+
+
+def _patients(recipe: Recipe, items: tuple[Item, ...], cache: Path) -> tuple[nn.Module, TrainingData]:
+    home, slice_network = _slice_training(recipe)
+    series = series_of(items)
+
+    def features(split: str) -> PatientFeatures:
+        return PatientFeatures(
+            patient_split(series, split),
+            slice_network,
+            weights_fingerprint(home / WEIGHTS),
+            PixelSource(cache),
+            recipe,
+            cache / "features",
+        )
+
+    training, validation = features("train"), features("val")
+    return PatientTraining(build_network(recipe), recipe), TrainingData(
+        training, len(training), validation, len(validation), collate=_as_list
+    )
+
+
+def _as_list(batch: list[Any]) -> list[Any]:
+    return batch

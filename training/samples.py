@@ -1,0 +1,159 @@
+"""From items to training samples: crop, resize, window, augmentation.
+
+All random choices of a sample depend only on the recipe's seed, the epoch and the item's place, so that a
+resumed training, or one with another number of loader processes, sees the same pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from engine.lungs import crop_box
+from training.datasets.items import Item
+from training.datasets.pixels import PixelSource
+from training.preprocessing import resize_square, window
+from training.recipe import Image, Recipe
+
+
+class Sample(TypedDict):
+    """One slice for a network; batches have the same keys with a leading axis."""
+
+    grey: Tensor
+    """float32 [1, S, S] in [0, 1]."""
+    mask: Tensor
+    """float32 [1, S, S], 1 is lesion; zeros where there is no mask."""
+    has_mask: Tensor
+    """bool []."""
+    label: Tensor
+    """int64 []."""
+    source: Tensor
+    """int64 [], number of the item's data set."""
+
+
+class SliceSamples(Dataset[Sample]):
+    """Samples of items; indexed by (epoch, place).
+
+    Args:
+        items: every item has a label; masks are optional.
+        pixels: opens them.
+        recipe: image and augmentation.
+        training: False is without augmentation: middle of the window's range, centred crop.
+    """
+
+    def __init__(self, items: Sequence[Item], pixels: PixelSource, recipe: Recipe, training: bool) -> None:
+        self.items = items
+        self.pixels = pixels
+        self.recipe = recipe
+        self.training = training
+        names = sorted({item.source for item in items})
+        self.sources = {name: number for number, name in enumerate(names)}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, place = key
+        item = self.items[place]
+        rng = np.random.default_rng([self.recipe.seed, epoch, place]) if self.training else None
+        grey, mask = self._planes(item, rng)
+        return Sample(
+            grey=grey[0],
+            mask=mask[0],
+            has_mask=torch.tensor(item.mask is not None),
+            label=torch.tensor(item.label if item.label is not None else 0),
+            source=torch.tensor(self.sources[item.source]),
+        )
+
+    def _planes(self, item: Item, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+        """Grey and mask, each [1, 1, S, S]."""
+        hu = self.pixels.hu(item)
+        found = self.pixels.mask(item)
+        mask = np.zeros_like(hu) if found is None else found.astype(np.float32)
+        image = self.recipe.image
+        if image.lung_crop and item.calibration.exact:
+            box = crop_box(hu.astype(np.int16), image.lung_margin)
+            if box is not None:
+                top, left, bottom, right = box
+                hu, mask = hu[top:bottom, left:right], mask[top:bottom, left:right]
+        planes = torch.from_numpy(np.stack([hu, mask]))[:, None]
+        planes = _augmented(planes, self.recipe, rng)
+        centre, width = _window(image, rng)
+        return _resized(planes[:1], planes[1:], image, centre, width, self.recipe, rng)
+
+
+def _window(image: Image, rng: np.random.Generator | None) -> tuple[float, float]:
+    if rng is None:
+        return sum(image.centre) / 2, sum(image.width) / 2
+    return float(rng.uniform(*image.centre)), float(rng.uniform(*image.width))
+
+
+def _augmented(planes: Tensor, recipe: Recipe, rng: np.random.Generator | None) -> Tensor:
+    """Mirrored and cropped at the borders; planes [2, 1, H, W]."""
+    if rng is None:
+        return planes
+    augmentation = recipe.augmentation
+    if rng.random() < augmentation.flip:
+        planes = planes.flip(-1)
+    if rng.random() < augmentation.border_crop_share:
+        share = rng.uniform(0, augmentation.border_crop)
+        rows, columns = (int(share * side) for side in planes.shape[-2:])
+        planes = planes[..., rows : planes.shape[-2] - rows, columns : planes.shape[-1] - columns]
+    return planes
+
+
+def _resized(
+    hu: Tensor,
+    mask: Tensor,
+    image: Image,
+    centre: float,
+    width: float,
+    recipe: Recipe,
+    rng: np.random.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Windowed grey (bilinear) and mask (nearest) at the network's size."""
+    grey = window(resize_square(hu, image.size) if image.lung_crop else hu, centre, width)
+    if image.shorter_side is None:
+        side = (image.size, image.size)
+        return resize_square(grey, image.size), functional.interpolate(mask, size=side, mode="nearest-exact")
+    scale = image.shorter_side / min(grey.shape[-2:])
+    shape = [max(image.size, round(scale * side)) for side in grey.shape[-2:]]
+    grey = functional.interpolate(grey, size=shape, mode="bilinear", align_corners=False)
+    mask = functional.interpolate(mask, size=shape, mode="nearest-exact")
+    top, left = (_offset(side - image.size, recipe, rng) for side in shape)
+    crop = (..., slice(top, top + image.size), slice(left, left + image.size))
+    return grey[crop], mask[crop]
+
+
+def _offset(spare: int, recipe: Recipe, rng: np.random.Generator | None) -> int:
+    if rng is None or not recipe.augmentation.random_crop:
+        return spare // 2
+    return int(rng.integers(0, spare + 1))
+
+
+def batches(count: int, recipe: Recipe, first_step: int, last_step: int) -> list[list[tuple[int, int]]]:
+    """Keys of every batch from `first_step` to before `last_step`; each epoch is a new permutation.
+
+    An incomplete last batch of an epoch is left out, unless it is the only one.
+    """
+    per_epoch = steps_per_epoch(count, recipe)
+    keys = []
+    orders: dict[int, list[int]] = {}
+    for step in range(first_step, last_step):
+        epoch, place = divmod(step, per_epoch)
+        if epoch not in orders:
+            orders = {epoch: np.random.default_rng([recipe.seed, epoch]).permutation(count).tolist()}
+        chosen = orders[epoch][place * recipe.batch : (place + 1) * recipe.batch]
+        keys.append([(epoch, index) for index in chosen])
+    return keys
+
+
+def steps_per_epoch(count: int, recipe: Recipe) -> int:
+    """Iterations of one epoch over `count` samples."""
+    return max(1, count // recipe.batch)

@@ -1,0 +1,239 @@
+"""The five trainings: which items they take, which network they build, which loss they lower."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from networks.convolution import resize, spatial_size
+from networks.jcs import JCSClassifier, JCSJoint, JCSSegmenter, normalise_activation_map
+from networks.losses import deep_supervision_loss, segmentation_guided_loss
+from networks.m3lung import M3PatientNet, M3SliceNet, SliceOutput, slice_loss
+from networks.res2net import Res2NetEncoder
+from training.baselines import BaselineSegmenter, build_classifier
+from training.datasets.items import Dataset, Item
+from training.preprocessing import normalise_grey
+from training.recipe import Recipe, RecipeError, TaskName
+from training.samples import Sample
+
+Losses = dict[str, Tensor]
+"""Parts of the loss by name; "loss" is what is lowered."""
+
+
+def build_network(recipe: Recipe) -> nn.Module:
+    """The recipe's network, freshly initialised. Raises RecipeError where its arguments do not fit."""
+    arguments = dict(recipe.network)
+    baseline = arguments.pop("baseline", None)
+    try:
+        if baseline is not None:
+            return _baseline(recipe.task, baseline)
+        return _BUILDERS[recipe.task](arguments)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"network of {recipe.task}: {error}") from error
+
+
+def _joint(arguments: dict[str, Any]) -> JCSJoint:
+    profile = arguments.pop("profile", "paper")
+    segmenter = JCSSegmenter(profile, **arguments.pop("segmenter", {}))
+    trunk = Res2NetEncoder(**arguments.pop("trunk", {}))
+    return JCSJoint(profile, segmenter, trunk, **arguments)
+
+
+def _baseline(task: TaskName, name: str) -> nn.Module:
+    if task == "jcs-segmenter":
+        return BaselineSegmenter(name)
+    if task in ("jcs-classifier", "m3-slice"):
+        return build_classifier(name, 2 if task == "jcs-classifier" else 4)
+    raise ValueError(f"{task} has no baselines")
+
+
+_BUILDERS: dict[TaskName, Callable[[dict[str, Any]], nn.Module]] = {
+    "jcs-classifier": lambda arguments: JCSClassifier(**arguments),
+    "jcs-segmenter": lambda arguments: JCSSegmenter(**arguments),
+    "jcs-joint": _joint,
+    "m3-slice": lambda arguments: M3SliceNet(**arguments),
+    "m3-patient": lambda arguments: M3PatientNet(**arguments),
+}
+
+
+def wanted_items(task: TaskName, dataset: Dataset) -> tuple[Item, ...]:
+    """The items that a training of this task uses.
+
+    Classifiers take healthy slices, and slices of diseases unless they are known to be free of lesions; JCS
+    leaves H1N1 and CAP out. Segmenters take slices with a mask.
+    """
+    if task in ("jcs-segmenter", "jcs-joint"):
+        return tuple(item for item in dataset.items if item.mask is not None)
+    labels = (0, 1) if task == "jcs-classifier" else (0, 1, 2, 3)
+    return tuple(
+        item
+        for item in dataset.items
+        if item.label in labels and (item.label == 0 or item.lesion is not False or task == "m3-patient")
+    )
+
+
+class SliceTraining(nn.Module):
+    """A network with its loss, so that one forward call gives what is lowered."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+        self._losses: Callable[[Sample, int], Losses] = {
+            "jcs-classifier": self._classifier,
+            "jcs-segmenter": self._segmenter,
+            "jcs-joint": self._segmenter,
+            "m3-slice": self._m3_slice,
+        }[recipe.task]
+
+    def forward(self, batch: Sample, step: int) -> Losses:
+        """Losses of a batch; random choices depend on the seed and `step` alone."""
+        return self._losses(batch, step)
+
+    def _segmenter(self, batch: Sample, step: int) -> Losses:
+        sides = self.network(normalise_grey(batch["grey"]))
+        dice = self.recipe.dice
+        return {"loss": deep_supervision_loss(sides, batch["mask"], dice.factor, dice.reduction)}
+
+    def _m3_slice(self, batch: Sample, step: int) -> Losses:
+        out = self.network(normalise_grey(batch["grey"]))
+        if isinstance(out, SliceOutput):
+            return {"loss": slice_loss(out.lesion_logits, out.class_logits, batch["label"])}
+        return {"loss": functional.cross_entropy(out, batch["label"])}
+
+    def _classifier(self, batch: Sample, step: int) -> Losses:
+        images, labels = normalise_grey(batch["grey"]), batch["label"]
+        alpha = self.recipe.mixup.alpha if self.training else 0.0
+        if alpha > 0:
+            rng = np.random.default_rng([self.recipe.seed, step])
+            share = float(rng.beta(alpha, alpha))
+            partner = partners(batch["source"], rng, self.recipe.mixup.across_sources)
+            logits = self.network(share * images + (1 - share) * images[partner])
+            cross_entropy = share * functional.cross_entropy(logits, labels) + (
+                1 - share
+            ) * functional.cross_entropy(logits, labels[partner])
+        else:
+            cross_entropy = functional.cross_entropy(self.network(images), labels)
+        losses = {"loss": cross_entropy, "classification": cross_entropy}
+        if self.recipe.guidance.beta > 0 and bool(batch["has_mask"].any()):
+            guidance = self._guidance(images[batch["has_mask"]], batch["mask"][batch["has_mask"]])
+            losses |= {"loss": cross_entropy + self.recipe.guidance.beta * guidance, "guidance": guidance}
+        return losses
+
+    def _guidance(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Eq. 4 on unmixed images: a mixed one would not fit its mask."""
+        if not isinstance(self.network, JCSClassifier):
+            raise RecipeError("guidance needs the JCS classifier; set guidance.beta=0 for a baseline")
+        _, am = self.network.with_activation_map(images, self.recipe.guidance.relu)
+        at_mask = resize(am[:, None], spatial_size(masks))[:, 0]
+        return segmentation_guided_loss(
+            normalise_activation_map(at_mask), masks[:, 0], self.recipe.guidance.form
+        )
+
+
+class PatientTraining(nn.Module):
+    """The patient network with its loss; a batch is a list of patients with any number of slices each."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = recipe
+
+    def forward(self, batch: Sequence[tuple[Tensor, Tensor]], step: int) -> Losses:
+        """batch: features [windows, n, D] and label [] per patient; a window is drawn per patient."""
+        rng = np.random.default_rng([self.recipe.seed, step]) if self.training else None
+        losses = []
+        for features, label in batch:
+            chosen = len(features) // 2 if rng is None else int(rng.integers(len(features)))
+            losses.append(functional.cross_entropy(self.network(features[chosen])[None], label[None]))
+        return {"loss": torch.stack(losses).mean()}
+
+
+def partners(source: Tensor, rng: np.random.Generator, across_sources: bool) -> Tensor:
+    """Whom every image of a batch is mixed with: a random permutation, int64 [N].
+
+    With `across_sources` every image gets a random partner of another source where the batch has one.
+    """
+    permutation = rng.permutation(len(source))
+    if across_sources:
+        names = source.cpu().numpy()
+        for place in range(len(names)):
+            others = np.flatnonzero(names != names[place])
+            if len(others):
+                permutation[place] = rng.choice(others)
+    return torch.from_numpy(permutation).to(source.device)
+
+
+def load_start_weights(network: nn.Module, recipe: Recipe, encoder: dict[str, Tensor] | None) -> None:
+    """Put ImageNet weights into the network's encoder. Raises RecipeError where they do not fit."""
+    if encoder is None:
+        return
+    target = getattr(network, "encoder", None)
+    if target is None or not hasattr(target, "load_imagenet"):
+        raise RecipeError(f"start.encoder: {recipe.task} has no encoder that takes ImageNet weights")
+    try:
+        target.load_imagenet(encoder)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(f"start.encoder: the weights do not fit the network: {reason}") from error
+
+
+def load_joint_parts(network: nn.Module, segmenter: nn.Module | None, classifier: nn.Module | None) -> None:
+    """Put trained parts into a joint network. Raises RecipeError where sizes differ."""
+    joint = cast(JCSJoint, network)
+    try:
+        if segmenter is not None:
+            joint.segmenter.load_state_dict(segmenter.state_dict())
+        if classifier is not None:
+            joint.trunk.load_state_dict(cast(JCSClassifier, classifier).encoder.state_dict())
+    except RuntimeError as error:
+        raise RecipeError(
+            "start: the trained parts are of other sizes than network.segmenter and network.trunk"
+        ) from error
+
+
+IMAGENET_WEIGHTS = {
+    "Res2NetEncoder": "https://shanghuagao.oss-cn-beijing.aliyuncs.com/res2net/res2net101_v1b_26w_4s-0812c246.pth",
+    "ResNetEncoder": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+    "VGGEncoder": "https://download.pytorch.org/models/vgg16-397923af.pth",
+}
+"""Where the authors and torchvision keep the weights of the full-size encoders."""
+
+
+def imagenet_weights(network: nn.Module, source: str | None) -> dict[str, Tensor] | None:
+    """Weights of a file, of the network ("fetch"), or None. Never unpickles anything but tensors.
+
+    Raises RecipeError where there is no such file or the machine cannot fetch.
+    """
+    if source is None:
+        return None
+    try:
+        if source == "fetch":
+            kind = type(getattr(network, "encoder", network)).__name__
+            state: Any = torch.hub.load_state_dict_from_url(
+                IMAGENET_WEIGHTS[kind], map_location="cpu", check_hash=True, weights_only=True
+            )
+        elif source.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            state = load_file(source)
+        else:
+            state = torch.load(source, map_location="cpu", weights_only=True)
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(f"start.encoder: {source}: {reason}; leave it out to start from nothing") from error
+    return dict(state)
+
+
+def recipe_directory(path: Path | None, key: str) -> Path:
+    """A training output that a recipe must name. Raises RecipeError."""
+    if path is None:
+        raise RecipeError(f"start.{key} must name the output of a training")
+    return path
