@@ -171,7 +171,7 @@ def demo(
         Path | None, typer.Option(help="Folder of DICOM files to send; a simulated phantom where left out.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("demo-output"),
-    slices: Annotated[int, typer.Option(min=24, max=1000, help="Slices of the phantom.")] = 300,
+    slices: Annotated[int, typer.Option(min=60, max=1000, help="Slices of the phantom.")] = 300,
     model: Annotated[
         list[Path] | None,
         typer.Option(help="Model package, one of each system; the compact ones if left out."),

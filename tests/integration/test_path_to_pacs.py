@@ -143,7 +143,7 @@ def test_sending_the_same_study_again_makes_no_second_result(
 def test_sigterm_in_the_middle_of_work_loses_no_study(
     node_for: Callable[..., Any], phantom: Callable[..., Any], tmp_path: Path
 ) -> None:
-    studies = [phantom(slices=60, size=256, seed=seed) for seed in (1, 2)]
+    studies = [phantom(slices=64, size=256, seed=seed) for seed in (1, 2)]
     with StorageSCP(tmp_path / "pacs") as pacs:
         node = node_for(pacs)
         node.start()
@@ -172,7 +172,7 @@ def test_sigterm_in_the_middle_of_work_loses_no_study(
 def test_the_worker_may_die_and_the_study_is_screened_all_the_same(
     node_for: Callable[..., Any], phantom: Callable[..., Any], tmp_path: Path
 ) -> None:
-    study = phantom(slices=60, size=256)
+    study = phantom(slices=64, size=256)
     with StorageSCP(tmp_path / "pacs") as pacs:
         node = node_for(pacs)
         node.start()
