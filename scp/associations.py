@@ -80,6 +80,11 @@ class AssociationRegister:
                 )
         return found
 
+    def peer_of(self, association: Alive) -> Peer:
+        """Who is at the other end. Raises KeyError for an association that is not open."""
+        with self._lock:
+            return self._open[association].peer
+
     def end(self, association: Alive, end: str) -> None:
         """An association ended: released, aborted, connection lost. The first word counts."""
         with self._lock:

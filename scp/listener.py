@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from scp.command_set import C_STORE_RQ, Command
 from scp.contexts import VERIFICATION, supported_contexts
 from scp.policy import ListenerPolicy
 from scp.receipt import Answer, Clock, Receiver, Reception, StoreRequest, Unstored
+from scp.services import FurtherService, Handler
 from scp.spool import Spool
 from scp.streaming import Storing, missing_names, streaming_handler
 from scp.sweep import SpoolLock, sweep
@@ -37,6 +39,8 @@ LOGGER = structlog.get_logger(__name__)
 
 WRITE_PIECE = 64 * 1024
 HOUSEKEEPING_S = 1.0
+ACCEPT_POLL_S = 0.1
+"""How soon the accept loop sees that it is to stop."""
 
 
 class ListenerCannotStart(Exception):
@@ -57,8 +61,10 @@ class Listener:
         storage: Path,
         now: Clock,
         name: str | None = None,
+        services: Sequence[FurtherService] = (),
     ) -> None:
         self.policy = policy
+        self._services = tuple(services)
         self.name = name or f"{policy.ae_title}@{policy.host}:{policy.port}"
         self._database = database
         self._now = now
@@ -97,7 +103,9 @@ class Listener:
                 f"cannot listen on {self.policy.host}:{self.policy.port}: {error.strerror or error}; "
                 "choose another listener.port or end the program that uses it"
             ) from error
-        threading.Thread(target=self._server.serve_forever, name="listener-accept", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=[ACCEPT_POLL_S], name="listener-accept", daemon=True
+        ).start()
         self._housekeeper.start()
         LOGGER.info("listening", ae_title=self.policy.ae_title, host=self.policy.host, port=self.port)
 
@@ -151,6 +159,7 @@ class Listener:
                 (evt.EVT_RELEASED, self._on_end, ["released"]),
                 (evt.EVT_ABORTED, self._on_end, ["aborted"]),
                 (evt.EVT_C_STORE, self._on_store),
+                *self._further_handlers(),
             ],
             server_class=LimitedAssociationServer,
             request_handler=self._request_handler(),
@@ -182,12 +191,22 @@ class Listener:
         )
         rejection = self._register.request(association, peer, str(request.called_ae_title).strip())
         if rejection is None:
-            association.acceptor.supported_contexts = supported_contexts(
-                str(context.abstract_syntax) for context in association.requestor.requested_contexts
-            )
+            requested = {str(context.abstract_syntax) for context in association.requestor.requested_contexts}
+            association.acceptor.supported_contexts = [
+                *supported_contexts(requested),
+                *(c for s in self._services for c in s.contexts() if c.abstract_syntax in requested),
+            ]
             return
         association.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
         association.kill()  # returns when the rejection is on its way
+
+    def _further_handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
+        """The handlers of further services, each told who asks."""
+
+        def told(handler: Handler) -> Callable[[evt.Event], Any]:
+            return lambda event: handler(event, self._register.peer_of(event.assoc))
+
+        return [(kind, told(handler)) for service in self._services for kind, handler in service.handlers]
 
     def _on_end(self, event: evt.Event, end: str) -> None:
         self._register.end(event.assoc, end)

@@ -185,9 +185,11 @@ class _WaitingSocket(AssociationSocket):
             return False
         if isinstance(connection, ssl.SSLSocket) and connection.pending():
             return True
-        closing = self.assoc.dul.state_machine.current_state == CLOSING
+        dul = self.assoc.dul
+        # Events that wait are handled after this, and in the closing state nothing to read means: close now
+        at_once = not dul.event_queue.empty() or dul.state_machine.current_state == CLOSING
         try:
-            happened = self._poll.poll(0 if closing else WAIT_MS)
+            happened = self._poll.poll(0 if at_once else WAIT_MS)
         except (OSError, ValueError):
             self.event_queue.put("Evt17")
             return False

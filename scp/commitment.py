@@ -1,0 +1,313 @@
+"""Storage commitment as SCP (PS3.4 J): senders ask, the durable store answers.
+
+A request is a row before it is answered with success, and stays one until its report has arrived: on the association
+that it came on while that is open, else on a new one to the sender's address.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
+from pynetdicom import AE, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from sqlalchemy.exc import SQLAlchemyError
+
+from scp.contexts import TRANSFER_SYNTAXES
+from scp.instances import valid_uid
+from scp.services import FurtherService, Handler
+from store import commitment
+from store.commitment import HeldInstance, OpenRequest
+from store.database import Database
+from store.deliveries import Backoff
+from store.receipts import Peer
+
+LOGGER = structlog.get_logger(__name__)
+
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+REQUEST_COMMITMENT = 1
+ALL_COMMITTED, SOME_FAILED = 1, 2
+"""Event type IDs (PS3.4 J.3.3.1)."""
+NO_SUCH_INSTANCE, CLASS_CONFLICT, PROCESSING_FAILURE = 0x0112, 0x0119, 0x0110
+"""Failure Reason (PS3.3 C.14.1.1)."""
+
+SAME_ASSOCIATION = timedelta(seconds=5)
+"""How long the report of a request is left to its own association before a new one is made."""
+MAX_REFERENCES = 100_000
+
+
+class RequestRefused(Exception):
+    """An N-ACTION that cannot be taken; `status` is the answer (PS3.7 C)."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the node commits to. Pairs of SOP Class UID and SOP Instance UID; failed with its reason."""
+
+    committed: tuple[tuple[str, str], ...]
+    failed: tuple[tuple[str, str, int], ...]
+
+    @property
+    def event_type(self) -> int:
+        return SOME_FAILED if self.failed else ALL_COMMITTED
+
+
+def commitment_context() -> PresentationContext:
+    """Both roles: senders ask us, and destinations report to us what we asked them."""
+    context = build_context(STORAGE_COMMITMENT, list(TRANSFER_SYNTAXES[-3:]))
+    context.scu_role = True
+    context.scp_role = True
+    return context
+
+
+def parse_request(action: int, information: Dataset) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Transaction UID and references of an N-ACTION (PS3.4 table J.3-1). Raises RequestRefused."""
+    if action != REQUEST_COMMITMENT:
+        raise RequestRefused(0x0123, f"no such action: {action}")
+    transaction = str(information.get("TransactionUID") or "")
+    if not valid_uid(transaction):
+        raise RequestRefused(0x0115, "Transaction UID is no valid UID")
+    items = information.get("ReferencedSOPSequence") or ()
+    pairs = tuple(
+        (str(i.get("ReferencedSOPClassUID") or ""), str(i.get("ReferencedSOPInstanceUID") or ""))
+        for i in items
+    )
+    if not pairs:
+        raise RequestRefused(0x0120, "Referenced SOP Sequence is missing or empty")
+    if len(pairs) > MAX_REFERENCES or not all(valid_uid(uid) for pair in pairs for uid in pair):
+        raise RequestRefused(0x0115, "Referenced SOP Sequence holds what is no valid UID")
+    return transaction, pairs
+
+
+def judge(
+    references: Sequence[tuple[str, str]],
+    held: Mapping[str, HeldInstance],
+    size_on_disk: Callable[[HeldInstance], int | None],
+) -> Judgement:
+    """Commit to what the store names and the disk holds in full. Pure but for `size_on_disk`, None for no file."""
+    committed: list[tuple[str, str]] = []
+    failed: list[tuple[str, str, int]] = []
+    for sop_class, uid in references:
+        instance = held.get(uid)
+        if instance is None:
+            failed.append((sop_class, uid, NO_SUCH_INSTANCE))
+        elif instance.sop_class_uid != sop_class:
+            failed.append((sop_class, uid, CLASS_CONFLICT))
+        elif (size_on_disk(instance) or 0) < instance.size:
+            failed.append((sop_class, uid, PROCESSING_FAILURE))
+        else:
+            committed.append((sop_class, uid))
+    return Judgement(tuple(committed), tuple(failed))
+
+
+def event_information(transaction_uid: str, judgement: Judgement) -> Dataset:
+    """Event information of the report (PS3.4 table J.3-2)."""
+    information = Dataset()
+    information.TransactionUID = transaction_uid
+    if judgement.committed:
+        information.ReferencedSOPSequence = Items([_item(*pair) for pair in judgement.committed])
+    if judgement.failed:
+        information.FailedSOPSequence = Items([_item(*failure) for failure in judgement.failed])
+    return information
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a sender listens for reports."""
+
+    host: str
+    port: int
+
+
+class CommitmentService:
+    """Takes requests in a listener and reports on them.
+
+    addresses: by AE title, for reports on an association of our own. Call `report_due` now and then.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Path,
+        ae_title: str,
+        addresses: Mapping[str, Address],
+        now: Callable[[], datetime],
+        *,
+        backoff: Backoff = Backoff(timedelta(seconds=5), timedelta(minutes=15)),  # noqa: B008 (frozen)
+        max_attempts: int = 100,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._ae_title = ae_title
+        self._addresses = dict(addresses)
+        self._now = now
+        self._backoff = backoff
+        self._max_attempts = max_attempts
+        self._timeout_s = timeout_s
+
+    def as_service(self, on_report: Handler | None = None) -> FurtherService:
+        """What a listener offers. on_report: handler of N-EVENT-REPORT, for what we asked of others."""
+        handlers: list[tuple[Any, Handler]] = [(evt.EVT_N_ACTION, self.on_action)]
+        if on_report is not None:
+            handlers.append((evt.EVT_N_EVENT_REPORT, on_report))
+        return FurtherService(lambda: (commitment_context(),), tuple(handlers))
+
+    def on_action(self, event: evt.Event, peer: Peer) -> tuple[int, Dataset | None]:
+        """The EVT_N_ACTION handler: keep the request, answer, report from a thread of its own."""
+        try:
+            action: Any = event.action_type
+            transaction, references = parse_request(int(action or 0), event.action_information)
+        except RequestRefused as refusal:
+            LOGGER.warning("request for commitment refused", calling_ae=peer.calling_ae, why=str(refusal))
+            return refusal.status, None
+        except (AttributeError, TypeError, ValueError) as error:
+            LOGGER.warning("request for commitment refused", calling_ae=peer.calling_ae, why=str(error))
+            return 0x0110, None
+        try:
+            number = self._keep(transaction, peer, references)
+        except SQLAlchemyError as error:
+            LOGGER.error("store does not answer", why=type(error).__name__)
+            return 0x0213, None  # resource limitation
+        association = weakref.ref(event.assoc)
+        threading.Thread(
+            target=self._report_here, args=(number, association), name="commitment", daemon=True
+        ).start()
+        return 0x0000, None
+
+    def report_due(self) -> int:
+        """Report on new associations what did not arrive yet; returns how many were tried."""
+        with self._database.read() as session:
+            due = commitment.open_requests(session, self._now())
+        for request in due:
+            why = self._report_anew(request)
+            with self._database.write() as session:
+                if why is None:
+                    commitment.record_reported(session, request.request_id, self._now())
+                    continue
+                again = self._now() + self._backoff.delay(request.attempts + 1)
+                last = request.attempts + 1 >= self._max_attempts
+                commitment.record_unreported(
+                    session, request.request_id, why=why, again_at=None if last else again
+                )
+            LOGGER.warning("commitment not reported", calling_ae=request.peer.calling_ae, why=why)
+        return len(due)
+
+    def _keep(self, transaction: str, peer: Peer, references: Sequence[tuple[str, str]]) -> int:
+        now = self._now()
+        with self._database.write() as session:
+            return commitment.record_request(
+                session,
+                transaction_uid=transaction,
+                peer=peer,
+                references=references,
+                report_at=now + SAME_ASSOCIATION,
+                now=now,
+            )
+
+    def _judged(self, request: OpenRequest) -> Judgement:
+        with self._database.read() as session:
+            held = commitment.held_instances(session, [uid for _, uid in request.references])
+        return judge(request.references, held, self._size_on_disk)
+
+    def _size_on_disk(self, instance: HeldInstance) -> int | None:
+        try:
+            return (self._storage / instance.path).stat().st_size
+        except OSError:
+            return None
+
+    def _report_here(self, number: int, association: weakref.ref[Association]) -> None:
+        """Report on the association of the request; where that fails, `report_due` finds the request."""
+        there = association()
+        if there is None or not _hold(there):
+            return
+        with self._database.read() as session:
+            request = commitment.open_request(session, number)
+        if request is None or _send(there, request.transaction_uid, self._judged(request)) is not None:
+            return
+        with self._database.write() as session:
+            commitment.record_reported(session, number, self._now())
+
+    def _report_anew(self, request: OpenRequest) -> str | None:
+        """Report on an association of our own; None, or why it did not arrive."""
+        address = self._addresses.get(request.peer.calling_ae)
+        if address is None:
+            return f"no address of {request.peer.calling_ae} is configured to report to"
+        ae = AE(ae_title=self._ae_title)
+        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = self._timeout_s
+        association = ae.associate(
+            address.host,
+            address.port,
+            [build_context(STORAGE_COMMITMENT)],
+            ae_title=request.peer.calling_ae,
+            ext_neg=[build_role(STORAGE_COMMITMENT, scp_role=True)],
+        )
+        if not association.is_established:
+            return f"{request.peer.calling_ae} at {address.host}:{address.port} took no association"
+        try:
+            return _send(association, request.transaction_uid, self._judged(request))
+        finally:
+            if association.is_established:
+                association.release()
+
+
+def _hold(association: Association, patience_s: float = 2.0) -> bool:
+    """Halt the association's reactor, so that it cannot end while a report is sent; False where it has ended.
+
+    pynetdicom's send_n_event_report waits for the reactor's halt without end: on an association that was released in
+    that moment it would wait for ever.
+    """
+    time.sleep(0.01)  # lets the answer to the request leave first
+    deadline = time.monotonic() + patience_s
+    association._reactor_checkpoint.clear()
+    while not association._is_paused:
+        if not association.is_alive() or time.monotonic() > deadline:
+            association._reactor_checkpoint.set()
+            return False
+        time.sleep(0.001)
+    if not association.is_established:
+        association._reactor_checkpoint.set()
+        return False
+    return True
+
+
+def _send(association: Association, transaction_uid: str, judgement: Judgement) -> str | None:
+    """N-EVENT-REPORT; None, or why it did not arrive."""
+    try:
+        status, _ = association.send_n_event_report(
+            event_information(transaction_uid, judgement),
+            judgement.event_type,
+            STORAGE_COMMITMENT,
+            STORAGE_COMMITMENT_INSTANCE,
+        )
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+    finally:
+        association._reactor_checkpoint.set()
+    if status.get("Status") != 0x0000:
+        return f"answered 0x{status.Status:04X}" if "Status" in status else "no answer"
+    return None
+
+
+def _item(sop_class: str, sop_instance: str, reason: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class
+    item.ReferencedSOPInstanceUID = sop_instance
+    if reason is not None:
+        item.FailureReason = reason
+    return item

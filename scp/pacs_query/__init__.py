@@ -1,0 +1,1 @@
+"""Asking the PACS: what a study consists of, whether an object is there, and fetching what is missing."""

@@ -1,0 +1,211 @@
+"""C-FIND, C-GET and C-MOVE as service class user, in the Study Root model (PS3.4 C)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+
+from scp.contexts import SCREENED_CLASSES, TRANSFER_SYNTAXES
+from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement
+
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+GET = "1.2.840.10008.5.1.4.1.2.2.3"
+_PENDING = (0xFF00, 0xFF01)
+_UIDS_PER_REQUEST = 100
+"""SOP Instance UIDs in one retrieve request: a list of UIDs is matched one by one (PS3.4 C.2.2.2.2)."""
+_MEANINGS = {
+    0xA700: "out of resources",
+    0xA701: "unable to count matches",
+    0xA702: "unable to perform sub-operations",
+    0xA801: "move destination unknown: the PACS must know our AE title and address",
+    0xA900: "identifier does not match SOP class",
+    0x0122: "SOP class not supported",
+    0x0124: "not authorised",
+}
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A PACS by AE title and address."""
+
+    ae_title: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class QueryTimeouts:
+    """Seconds to wait: for connection and association, for a DIMSE answer."""
+
+    association: float = 5.0
+    answer: float = 30.0
+
+
+@dataclass(frozen=True)
+class DimseSource:
+    """A PACS that is asked by DIMSE. retrieve: how missing instances come; move needs our address known there."""
+
+    remote: Remote
+    calling_ae: str
+    retrieve: Literal["get", "move"] = "get"
+    timeouts: QueryTimeouts = QueryTimeouts()
+
+    @property
+    def name(self) -> str:
+        return str(self.remote)
+
+    def series(self, study_instance_uid: str) -> tuple[SeriesStatement, ...]:
+        """The series of a study, with NumberOfSeriesRelatedInstances where the PACS tells it (PS3.4 C.3.4)."""
+        keys = Dataset()
+        keys.QueryRetrieveLevel = "SERIES"
+        keys.StudyInstanceUID = study_instance_uid
+        keys.SeriesInstanceUID = ""
+        keys.Modality = ""
+        keys.NumberOfSeriesRelatedInstances = ""
+        return tuple(_statement(answer) for answer in self.find(keys) if answer.get("SeriesInstanceUID"))
+
+    def instances(self, study_instance_uid: str, series_instance_uid: str) -> frozenset[str]:
+        """SOP Instance UIDs of a series."""
+        keys = _image_keys(study_instance_uid, series_instance_uid)
+        keys.SOPInstanceUID = ""
+        found = (answer.get("SOPInstanceUID") for answer in self.find(keys))
+        return frozenset(str(uid) for uid in found if uid)
+
+    def holds(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> bool:
+        """Whether the PACS lists this instance. Raises QueryFailed."""
+        keys = _image_keys(study_instance_uid, series_instance_uid)
+        keys.SOPInstanceUID = sop_instance_uid
+        return any(answer.get("SOPInstanceUID") == sop_instance_uid for answer in self.find(keys))
+
+    def find(self, keys: Dataset) -> list[Dataset]:
+        """The answers to a C-FIND (PS3.4 C.4.1). Raises QueryFailed."""
+        with self._association([build_context(FIND)]) as association:
+            answers = []
+            try:
+                for status, identifier in association.send_c_find(keys, FIND):
+                    if _code(status) in _PENDING and identifier is not None:
+                        answers.append(identifier)
+                    elif _code(status) not in (*_PENDING, 0x0000):
+                        raise QueryFailed(f"{self.remote}: C-FIND: {_said(status)}")
+            except (RuntimeError, ValueError) as error:
+                raise QueryFailed(f"{self.remote}: C-FIND: {error}") from None
+            return answers
+
+    def fetch(
+        self,
+        study_instance_uid: str,
+        series_instance_uid: str,
+        sop_instance_uids: Collection[str],
+        receive: Receive,
+    ) -> None:
+        """Fetch instances by C-GET, or have them sent to our listener by C-MOVE."""
+        uids = sorted(sop_instance_uids)
+        for start in range(0, len(uids), _UIDS_PER_REQUEST):
+            keys = _image_keys(study_instance_uid, series_instance_uid)
+            keys.SOPInstanceUID = uids[start : start + _UIDS_PER_REQUEST]
+            if self.retrieve == "move":
+                self._move(keys)
+            else:
+                self.get(keys, sorted(SCREENED_CLASSES), receive)
+
+    def get(self, keys: Dataset, sop_classes: Collection[str], receive: Receive) -> None:
+        """C-GET (PS3.4 C.4.3): instances come as C-STORE on the same association. Raises QueryFailed."""
+
+        def on_store(event: evt.Event) -> int:
+            request: Any = event.request
+            return receive(
+                FetchedInstance(
+                    str(request.AffectedSOPClassUID),
+                    str(request.AffectedSOPInstanceUID),
+                    str(event.context.transfer_syntax),
+                    request.DataSet.getvalue(),
+                )
+            )
+
+        contexts = [build_context(uid, [syntax]) for uid in sop_classes for syntax in TRANSFER_SYNTAXES]
+        roles = [build_role(uid, scp_role=True) for uid in sop_classes]
+        # one context for each syntax, so that the PACS may send every object as it has it
+        wanted = [build_context(GET), *contexts[:127]]
+        with self._association(wanted, roles, [(evt.EVT_C_STORE, on_store)]) as association:
+            self._finish(association.send_c_get(keys, GET), "C-GET")
+
+    def _move(self, keys: Dataset) -> None:
+        with self._association([build_context(MOVE)]) as association:
+            self._finish(association.send_c_move(keys, self.calling_ae, MOVE), "C-MOVE")
+
+    def _finish(self, answers: Iterator[tuple[Dataset, Dataset | None]], verb: str) -> None:
+        try:
+            status = Dataset()
+            for status, _ in answers:  # noqa: B007 - the last one counts
+                pass
+        except (RuntimeError, ValueError) as error:
+            raise QueryFailed(f"{self.remote}: {verb}: {error}") from None
+        if _code(status) != 0x0000:
+            failed = status.get("NumberOfFailedSuboperations")
+            detail = f", {failed} not sent" if failed else ""
+            raise QueryFailed(f"{self.remote}: {verb}: {_said(status)}{detail}")
+
+    @contextmanager
+    def _association(
+        self, contexts: list[Any], roles: list[Any] | None = None, handlers: list[Any] | None = None
+    ) -> Iterator[Association]:
+        ae = AE(ae_title=self.calling_ae)
+        ae.connection_timeout = ae.acse_timeout = self.timeouts.association
+        ae.dimse_timeout = ae.network_timeout = self.timeouts.answer
+        association = ae.associate(
+            self.remote.host,
+            self.remote.port,
+            contexts,
+            ae_title=self.remote.ae_title,
+            ext_neg=roles,
+            evt_handlers=handlers,
+        )
+        if not association.is_established:
+            how = "rejected our association" if association.is_rejected else "could not be reached"
+            raise QueryFailed(f"{self.remote} {how}")
+        try:
+            yield association
+        finally:
+            if association.is_established:
+                association.release()
+
+
+def _image_keys(study_instance_uid: str, series_instance_uid: str) -> Dataset:
+    keys = Dataset()
+    keys.QueryRetrieveLevel = "IMAGE"
+    keys.StudyInstanceUID = study_instance_uid
+    keys.SeriesInstanceUID = series_instance_uid
+    return keys
+
+
+def _statement(answer: Dataset) -> SeriesStatement:
+    count = answer.get("NumberOfSeriesRelatedInstances")
+    return SeriesStatement(
+        str(answer.SeriesInstanceUID),
+        str(answer.get("Modality") or ""),
+        int(count) if str(count or "").isdecimal() else None,
+    )
+
+
+def _code(status: Dataset) -> int | None:
+    return int(status.Status) if "Status" in status else None
+
+
+def _said(status: Dataset) -> str:
+    code = _code(status)
+    if code is None:
+        return "no answer"
+    comment = str(status.get("ErrorComment", "")).strip()
+    meaning = comment or _MEANINGS.get(code, "")
+    return f"status 0x{code:04X}" + (f" ({meaning})" if meaning else "")
