@@ -1,0 +1,229 @@
+"""Is a result really kept by its destination? Storage commitment (PS3.4 J) asked for, an object looked up, compared."""
+
+from __future__ import annotations
+
+import enum
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as Items
+from pynetdicom import AE, evt
+from pynetdicom.dsutils import decode
+from pynetdicom.presentation import build_context
+
+from reporting.delivery.scu import Peer
+from scp.pacs_query.dimse import DimseSource, QueryTimeouts, Remote
+from scp.pacs_query.source import FetchedInstance
+
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+_REQUEST_COMMITMENT = 1
+
+FAILURE_REASONS = {
+    0x0110: "processing failure",
+    0x0112: "no such object instance",
+    0x0119: "class-instance conflict",
+    0x0122: "referenced SOP class not supported",
+    0x0131: "duplicate transaction UID",
+    0x0213: "resource limitation",
+}
+"""Failure Reason (0008,1197) in storage commitment (PS3.3 C.14.1.1)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an N-EVENT-REPORT of storage commitment says. failed: SOP Instance UID to the reason."""
+
+    transaction_uid: str
+    committed: tuple[str, ...]
+    failed: Mapping[str, str]
+
+
+class Reply(enum.Enum):
+    """What became of a request for commitment."""
+
+    ACCEPTED = "accepted"
+    """The report is to come, or came on the same association."""
+    NOT_OFFERED = "not offered"
+    """The destination has no storage commitment, or none for us."""
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The outcome of an N-ACTION. report: where it came on the same association."""
+
+    reply: Reply
+    reason: str = ""
+    report: Report | None = None
+
+
+class Comparison(enum.Enum):
+    """What a destination has under the UID of an object of ours."""
+
+    SAME = "same"
+    DIFFERENT = "different"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class CommitmentTimeouts:
+    """Seconds: for association and answers, and how long to listen for a report on the same association."""
+
+    association: float = 10.0
+    answer: float = 30.0
+    same_association: float = 2.0
+
+
+def parse_report(dataset: Dataset) -> Report:
+    """Event information of an N-EVENT-REPORT (PS3.4 J.3.3). Raises ValueError for one without transaction UID."""
+    transaction = str(dataset.get("TransactionUID") or "")
+    if not transaction:
+        raise ValueError("an event report without Transaction UID")
+    committed = tuple(str(i.ReferencedSOPInstanceUID) for i in dataset.get("ReferencedSOPSequence") or ())
+    failed = {}
+    for item in dataset.get("FailedSOPSequence") or ():
+        code = int(item.get("FailureReason") or 0x0110)
+        failed[str(item.ReferencedSOPInstanceUID)] = (
+            f"0x{code:04X} ({FAILURE_REASONS.get(code, 'not said why')})"
+        )
+    return Report(transaction, committed, failed)
+
+
+@dataclass
+class _Heard:
+    """Where the report that came on the same association is put."""
+
+    came: threading.Event = field(default_factory=threading.Event)
+    report: Report | None = None
+
+
+def request_commitment(
+    peer: Peer,
+    calling_ae_title: str,
+    transaction_uid: str,
+    references: Sequence[tuple[str, str]],
+    timeouts: CommitmentTimeouts = CommitmentTimeouts(),
+) -> Request:
+    """N-ACTION for `references`, pairs of SOP Class UID and SOP Instance UID; waits a moment for the report."""
+    heard = _Heard()
+
+    def on_report(event: evt.Event) -> tuple[int, None]:
+        try:
+            heard.report = parse_report(event.event_information)
+        except (AttributeError, ValueError):
+            return 0x0115, None  # invalid argument value (PS3.7 C.5)
+        heard.came.set()
+        return 0x0000, None
+
+    ae = AE(ae_title=calling_ae_title)
+    ae.connection_timeout = ae.acse_timeout = timeouts.association
+    ae.dimse_timeout = ae.network_timeout = timeouts.answer
+    association = ae.associate(
+        peer.host,
+        peer.port,
+        [build_context(STORAGE_COMMITMENT)],
+        ae_title=peer.ae_title,
+        evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)],
+    )
+    if not association.is_established:
+        if association.rejected_contexts:
+            return Request(Reply.NOT_OFFERED, "storage commitment is not accepted")
+        return Request(Reply.UNREACHABLE, f"{peer} could not be reached for storage commitment")
+    try:
+        if not association.accepted_contexts:
+            return Request(Reply.NOT_OFFERED, "storage commitment is not accepted")
+        status, _ = association.send_n_action(
+            _action(transaction_uid, references),
+            _REQUEST_COMMITMENT,
+            STORAGE_COMMITMENT,
+            STORAGE_COMMITMENT_INSTANCE,
+        )
+        if status.get("Status") is None:
+            return Request(Reply.UNREACHABLE, f"{peer} did not answer the request for commitment")
+        if status.Status != 0x0000:
+            return Request(Reply.NOT_OFFERED, f"the request for commitment got 0x{status.Status:04X}")
+        heard.came.wait(timeouts.same_association)
+        return Request(Reply.ACCEPTED, report=heard.report)
+    except (RuntimeError, ValueError) as error:
+        return Request(Reply.UNREACHABLE, f"{peer}: {error}")
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def compare_kept(
+    peer: Peer, calling_ae_title: str, path: Path, *, study_instance_uid: str, series_instance_uid: str
+) -> Comparison:
+    """Retrieve the object at `path` from its destination by C-GET and compare.
+
+    Raises scp.pacs_query.source.QueryFailed where the destination does not let it be retrieved.
+    """
+    ours = pydicom.dcmread(path)
+    keys = Dataset()
+    keys.QueryRetrieveLevel = "IMAGE"
+    keys.StudyInstanceUID = study_instance_uid
+    keys.SeriesInstanceUID = series_instance_uid
+    keys.SOPInstanceUID = ours.SOPInstanceUID
+    came: list[FetchedInstance] = []
+
+    def keep(instance: FetchedInstance) -> int:
+        came.append(instance)
+        return 0x0000
+
+    source(peer, calling_ae_title).get(keys, [str(ours.SOPClassUID)], keep)
+    theirs = next((i for i in came if i.sop_instance_uid == ours.SOPInstanceUID), None)
+    if theirs is None:
+        return Comparison.ABSENT
+    syntax = pydicom.uid.UID(theirs.transfer_syntax_uid)
+    dataset = decode(
+        BytesIO(theirs.data_set), syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
+    )
+    return Comparison.DIFFERENT if altered(ours, dataset) else Comparison.SAME
+
+
+def source(peer: Peer, calling_ae_title: str) -> DimseSource:
+    """The destination as something to ask."""
+    return DimseSource(
+        Remote(peer.ae_title, peer.host, peer.port), calling_ae_title, timeouts=QueryTimeouts(10.0, 60.0)
+    )
+
+
+_COERCIBLE = {0x0008: {0x0005, 0x0050, 0x0090, 0x1030}, 0x0020: {0x0010}}
+"""Study attributes that an archive may coerce when it reconciles a study (PS3.4 B.4.1.3), beside group 0010."""
+
+
+def altered(ours: Dataset, theirs: Dataset) -> str | None:
+    """The first attribute of ours that theirs lacks or has with another value; None where all are there.
+
+    What an archive may coerce (patient and study attributes) and what it adds does not count.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for element in ours:
+            tag = element.tag
+            if tag.group == 0x0010 or tag.element in _COERCIBLE.get(tag.group, ()):
+                continue
+            if tag not in theirs or theirs[tag].value != element.value:
+                return str(element.keyword or tag)
+    return None
+
+
+def _action(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:
+    """Action information (PS3.4 table J.3-1)."""
+    information = Dataset()
+    information.TransactionUID = transaction_uid
+    items = []
+    for sop_class, sop_instance in references:
+        item = Dataset()
+        item.ReferencedSOPClassUID = sop_class
+        item.ReferencedSOPInstanceUID = sop_instance
+        items.append(item)
+    information.ReferencedSOPSequence = Items(items)
+    return information
