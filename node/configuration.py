@@ -127,6 +127,7 @@ class CompletenessConfiguration(_Section):
     """When a study counts as complete."""
 
     quiet_seconds: Seconds = 30.0
+    short_quiet_seconds: Seconds = 5.0
     max_wait_seconds: Seconds = 1800.0
 
     @model_validator(mode="after")
@@ -134,6 +135,29 @@ class CompletenessConfiguration(_Section):
         if self.max_wait_seconds < self.quiet_seconds:
             raise ValueError(f"max_wait_seconds is less than quiet_seconds ({self.quiet_seconds:g})")
         return self
+
+
+class CommitmentConfiguration(_Section):
+    """What a destination must confirm before a study counts as delivered."""
+
+    ask: Literal["auto", "required", "off"] = "auto"
+    compare: bool = True
+    answer_seconds: Seconds = 60.0
+
+
+class PeerConfiguration(_Section):
+    """A peer by AE title, and where it listens."""
+
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: Port
+
+
+class QuerySourceConfiguration(PeerConfiguration):
+    """The PACS that is asked whether a study is here in full."""
+
+    retrieve: Literal["get", "move", "off"] = "get"
+    scope: Literal["study", "series"] = "study"
 
 
 class DestinationConfiguration(_Section):
@@ -144,6 +168,7 @@ class DestinationConfiguration(_Section):
     host: str = Field(min_length=1)
     port: Port
     objects: Annotated[tuple[ObjectKind, ...], AfterValidator(_not_empty)] = ("seg", "gsps", "pm", "sr")
+    commitment: CommitmentConfiguration = CommitmentConfiguration()
 
 
 class WorkerConfiguration(_Section):
@@ -262,6 +287,8 @@ class Configuration(BaseSettings):
     database: DatabaseConfiguration = DatabaseConfiguration()
     completeness: CompletenessConfiguration = CompletenessConfiguration()
     destinations: tuple[DestinationConfiguration, ...] = ()
+    query_source: QuerySourceConfiguration | None = None
+    peers: tuple[PeerConfiguration, ...] = ()
     models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=installed_models)
     routing: Rules = ()
     worker: WorkerConfiguration = WorkerConfiguration()

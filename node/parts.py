@@ -41,6 +41,7 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
 
     Raises scp.listener.ListenerCannotStart, scp.tls.TLSUnusable, store.migrations.SchemaMismatch.
     """
+    from node import pacs_services
     from scp.completeness import CompletenessPolicy, complete_due
     from scp.listener import Listener
 
@@ -49,8 +50,20 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         max_wait=timedelta(seconds=configuration.completeness.max_wait_seconds),
     )
     with _part("listener", configuration) as (database, _):
-        listener = Listener(listener_policy(configuration), database, configuration.storage.path, utc_now)
+        commitment = pacs_services.commitment_service(configuration, database, utc_now)
+        reports = pacs_services.report_handler(configuration, database, utc_now)
+        listener = Listener(
+            listener_policy(configuration),
+            database,
+            configuration.storage.path,
+            utc_now,
+            services=[commitment.as_service(reports)],
+        )
         listener.start()
+        reporter = threading.Thread(
+            target=pacs_services.run_reporter, args=(commitment, stop), name="reporter", daemon=True
+        )
+        reporter.start()
         try:
             ready()
             while not stop.wait(COMPLETENESS_POLL_SECONDS):
@@ -91,11 +104,11 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
 
     Raises store.migrations.SchemaMismatch.
     """
+    from node import pacs_services
     from reporting.delivery.loop import Courier, Destination
     from reporting.delivery.scu import Peer
-    from store.deliveries import Backoff
 
-    settings = configuration.delivery
+    poll = configuration.delivery.poll_seconds
     with _part("delivery", configuration) as (database, name):
         couriers = [
             Courier(
@@ -104,17 +117,17 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
                 destination=Destination(d.name, Peer(d.ae_title, d.host, d.port)),
                 who=name,
                 calling_ae_title=configuration.listener.ae_title,
-                backoff=Backoff(
-                    timedelta(seconds=settings.first_retry_seconds),
-                    timedelta(seconds=settings.max_retry_seconds),
-                ),
+                backoff=pacs_services.backoff(configuration),
                 clock=utc_now,
                 chance=random.random,
+                confirmed_later=pacs_services.is_confirmed_later(d),
             )
             for d in configuration.destinations
         ]
+        committers = pacs_services.committers(configuration, database, name, utc_now)
         ready()
-        _run_together([partial(c.run, stop, settings.poll_seconds) for c in couriers], stop)
+        loops = [c.run for c in couriers] + [c.run for c in committers]
+        _run_together([partial(run, stop, poll) for run in loops], stop)
 
 
 def run_web(configuration: Configuration, stop: Stop, ready: Ready) -> None:

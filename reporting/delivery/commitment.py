@@ -46,11 +46,12 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("commitment")
 class CommitmentPolicy:
     """What a destination must confirm before a study counts as delivered.
 
-    ask: `auto` is content where a destination offers neither commitment nor query, `required` is not. compare: retrieve
+    ask: `auto` is content where a destination offers neither commitment nor query, `required` is not,
+    `off` asks nothing (and settles what waited when it was turned off). compare: retrieve
     each object and compare it with ours. answer: how long a report may take.
     """
 
-    ask: Literal["auto", "required"] = "auto"
+    ask: Literal["auto", "required", "off"] = "auto"
     compare: bool = True
     answer: timedelta = timedelta(seconds=60)
 
@@ -85,6 +86,10 @@ class Committer:
             items = commitment.claim_stored(
                 session, who=self.who, lease=LEASE, destination=self.destination.name, now=self.clock()
             )
+        if self.policy.ask == "off":
+            for item in items:
+                self._settled(item, partial(self._keep, item, "commitment is no longer asked for"))
+            return len(items)
         overdue = [item for item in items if item.transaction_uid is not None]
         for item in overdue:
             self._settled(item, partial(self._look_up, item, "the request for commitment was not answered"))
@@ -187,6 +192,10 @@ class Committer:
         log.warning("other content", destination=self.destination.name, kind=item.kind)
         self._settled(item, partial(self._refuse, item, why))
         return True
+
+    def _keep(self, item: StoredDelivery, remark: str) -> None:
+        with self.database.write() as session:
+            commitment.record_kept(session, item, who=self.who, remark=remark, now=self.clock())
 
     def _refuse(self, item: StoredDelivery, why: str) -> None:
         with self.database.write() as session:

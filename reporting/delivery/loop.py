@@ -64,7 +64,8 @@ class Courier:
     """Delivers to one destination.
 
     storage: the folder that paths in the store are relative to. who: name of this process in the store.
-    chance: random numbers in [0, 1), for the jitter.
+    chance: random numbers in [0, 1), for the jitter. confirmed_later: success is not the end, what is stored waits
+    for `reporting.delivery.commitment`.
     """
 
     database: Database
@@ -76,6 +77,7 @@ class Courier:
     clock: Callable[[], datetime]
     chance: Callable[[], float]
     timeouts: Timeouts = DEFAULT_TIMEOUTS
+    confirmed_later: bool = False
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
         """Deliver until told to stop."""
@@ -132,10 +134,11 @@ class Courier:
                 now = self.clock()
                 if outcome.verdict is Verdict.STORED:
                     status = outcome.status or 0
-                    deliveries.record_delivered(
-                        session, due, who=self.who, status=status, now=now, remark=outcome.reason
+                    record = deliveries.record_stored if self.confirmed_later else deliveries.record_delivered
+                    record(session, due, who=self.who, status=status, now=now, remark=outcome.reason)
+                    event.info(
+                        "stored" if self.confirmed_later else "delivered", remark=outcome.reason or None
                     )
-                    event.info("delivered", remark=outcome.reason or None)
                 elif outcome.verdict is Verdict.NOT_ACCEPTED:
                     deliveries.record_refused(
                         session, due, who=self.who, why=outcome.reason, now=now, status=outcome.status

@@ -1,0 +1,108 @@
+"""What the node has to do with its PACS beside sending and receiving images, put together from the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+from pynetdicom import evt
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.configuration import Configuration, DestinationConfiguration
+from reporting.delivery.commitment import CommitmentPolicy, Committer, take_report
+from reporting.delivery.confirmation import parse_report
+from reporting.delivery.loop import Destination, Stop
+from reporting.delivery.scu import Peer
+from scp.commitment import Address, CommitmentService
+from scp.services import Handler
+from store import receipts
+from store.database import Database
+from store.deliveries import Backoff
+
+Clock = Callable[[], datetime]
+REPORT_POLL_SECONDS = 1.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("pacs")
+
+
+def backoff(configuration: Configuration) -> Backoff:
+    """Waiting times of the delivery."""
+    settings = configuration.delivery
+    return Backoff(
+        timedelta(seconds=settings.first_retry_seconds), timedelta(seconds=settings.max_retry_seconds)
+    )
+
+
+def is_confirmed_later(destination: DestinationConfiguration) -> bool:
+    """Whether what a destination stored waits for its commitment."""
+    return destination.commitment.ask != "off"
+
+
+def committers(configuration: Configuration, database: Database, name: str, clock: Clock) -> list[Committer]:
+    """A commitment loop for each destination; one that is not asked settles what waited before."""
+    return [
+        Committer(
+            database=database,
+            storage=configuration.storage.path,
+            destination=Destination(
+                destination.name, Peer(destination.ae_title, destination.host, destination.port)
+            ),
+            who=name,
+            calling_ae_title=configuration.listener.ae_title,
+            policy=CommitmentPolicy(
+                ask=destination.commitment.ask,
+                compare=destination.commitment.compare,
+                answer=timedelta(seconds=destination.commitment.answer_seconds),
+            ),
+            backoff=backoff(configuration),
+            clock=clock,
+        )
+        for destination in configuration.destinations
+    ]
+
+
+def commitment_service(configuration: Configuration, database: Database, clock: Clock) -> CommitmentService:
+    """Answers senders that ask the node to commit."""
+    return CommitmentService(
+        database,
+        configuration.storage.path,
+        configuration.listener.ae_title,
+        {peer.ae_title: Address(peer.host, peer.port) for peer in configuration.peers},
+        clock,
+    )
+
+
+def report_handler(configuration: Configuration, database: Database, clock: Clock) -> Handler:
+    """Takes N-EVENT-REPORTs of destinations: what they committed to that we asked of them."""
+
+    def on_report(event: evt.Event, peer: receipts.Peer) -> tuple[int, None]:
+        try:
+            report = parse_report(event.event_information)
+        except (AttributeError, TypeError, ValueError) as error:
+            log.warning("event report refused", calling_ae=peer.calling_ae, why=str(error))
+            return 0x0115, None  # invalid argument value (PS3.7 C.5)
+        theirs = [d.name for d in configuration.destinations if d.ae_title == peer.calling_ae]
+        settled = take_report(
+            database,
+            report,
+            destinations=theirs,
+            who="listener",
+            backoff=backoff(configuration),
+            now=clock(),
+        )
+        log.info(
+            "commitment reported", calling_ae=peer.calling_ae, objects=settled, failed=len(report.failed)
+        )
+        return 0x0000, None
+
+    return on_report
+
+
+def run_reporter(service: CommitmentService, stop: Stop) -> None:
+    """Report to senders what could not be reported on their own association, until told to stop."""
+    while not stop.wait(REPORT_POLL_SECONDS):
+        try:
+            service.report_due()
+        except SQLAlchemyError as error:  # the store is away for a moment; the requests are in it
+            log.error("store does not answer", why=type(error).__name__)
