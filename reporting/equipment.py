@@ -10,11 +10,13 @@ from highdicom import AlgorithmIdentificationSequence
 from highdicom.sr import AlgorithmIdentification, DeviceObserverIdentifyingAttributes, ObserverContext
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import UID
 
 from engine.findings import Findings, PackageReference
 from reporting.codes import ARTIFICIAL_INTELLIGENCE
 from reporting.context import ReportContext
 from reporting.uids import ResultUids, derived_uid
+from scp.spool import IMPLEMENTATION_CLASS_UID
 
 MANUFACTURER = "lungnode"
 MODEL_NAME = "lungnode"
@@ -113,7 +115,7 @@ def device_observer(context: ReportContext) -> ObserverContext:
 
 
 def freeze(dataset: Dataset, kind: str, uids: ResultUids, moment: datetime) -> None:
-    """Replace whatever a library took from the clock or from chance: dates, times and dimension UIDs."""
+    """Replace whatever a library took from the clock, from chance or from its own version."""
     dataset.SeriesDate = dataset.SeriesTime = ""
     for keyword in _DATES:
         if keyword in dataset:
@@ -124,6 +126,8 @@ def freeze(dataset: Dataset, kind: str, uids: ResultUids, moment: datetime) -> N
     for item in dataset.get("ContributingEquipmentSequence") or ():
         if "ContributionDateTime" in item:
             item.ContributionDateTime = moment.strftime("%Y%m%d%H%M%S.%f")
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    dataset.file_meta.ImplementationVersionName = "LUNGNODE"
     organization = uids.dimension_organization(kind)
     for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in dataset.get(sequence) or ():

@@ -228,9 +228,8 @@ def _findings(case: PhantomCase, volume: Volume, lungs: Mask, labels: npt.NDArra
     voxel_ml = volume.geometry.slice_extents * volume.geometry.pixel_area / 1000
     lung_ml = float(lungs.sum(axis=(1, 2)) @ voxel_ml)
     lesion_ml = float((labels > 0).sum(axis=(1, 2)) @ voxel_ml)
-    busiest = (
-        np.argsort(-(labels > 0).sum(axis=(1, 2)), kind="stable")[:5] if positive else [case.slices // 2]
-    )
+    areas = (labels > 0).sum(axis=(1, 2))
+    busiest = np.argsort(-areas, kind="stable")[: min(5, int(with_lesion.sum()))]
     return Findings(
         jcs=_jcs(positive, with_lesion, maps, case.slices),
         m3lung=_m3lung(case, with_lesion, maps),

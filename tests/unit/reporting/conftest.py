@@ -44,7 +44,9 @@ def case(request: pytest.FixtureRequest) -> tuple[Findings, Volume]:
 
 @pytest.fixture
 def context() -> ReportContext:
-    return ReportContext(datetime(2026, 1, 2, 11, 30, 15, 250000), settings_hash="5" * 64, software_version="0.1.0")
+    return ReportContext(
+        datetime(2026, 1, 2, 11, 30, 15, 250000), settings_hash="5" * 64, software_version="0.1.0"
+    )
 
 
 @pytest.fixture

@@ -69,8 +69,14 @@ def distance_to(polyline: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(sizes=st.lists(st.integers(4, 60), min_size=1, max_size=12), share=st.floats(0.2, 0.95), seed=st.integers(0, 99))
-def test_simplified_loops_stay_within_the_tolerance_that_is_told(sizes: list[int], share: float, seed: int) -> None:
+@given(
+    sizes=st.lists(st.integers(4, 60), min_size=1, max_size=12),
+    share=st.floats(0.2, 0.95),
+    seed=st.integers(0, 99),
+)
+def test_simplified_loops_stay_within_the_tolerance_that_is_told(
+    sizes: list[int], share: float, seed: int
+) -> None:
     contours = [loop(seed + i, size) for i, size in enumerate(sizes)]
     total = sum(len(c.points) for c in contours)
     limit = max(4 * len(contours), int(share * total))

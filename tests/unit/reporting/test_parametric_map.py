@@ -11,14 +11,18 @@ from reporting.phantom_case import PhantomCase, make_case
 
 
 @pytest.mark.parametrize("kind", ["pm", "pm_m3"])
-def test_values_come_back_through_the_real_world_mapping(kind: str, case, context: ReportContext, reread) -> None:
+def test_values_come_back_through_the_real_world_mapping(
+    kind: str, case, context: ReportContext, reread
+) -> None:
     findings, volume = case
     maps = findings.jcs.activation_maps if kind == "pm" else findings.m3lung.location_maps
     (pm,) = build(findings, volume, context, (kind,))
     dataset = reread(pm)
     shared = dataset.SharedFunctionalGroupsSequence[0]
     frames = dataset.PerFrameFunctionalGroupsSequence
-    mapping = (shared if "RealWorldValueMappingSequence" in shared else frames[0]).RealWorldValueMappingSequence[0]
+    mapping = (
+        shared if "RealWorldValueMappingSequence" in shared else frames[0]
+    ).RealWorldValueMappingSequence[0]
     values = dataset.pixel_array.reshape(-1, *MAP_GRID) * mapping.RealWorldValueSlope
     shown = np.flatnonzero(maps.any(axis=(1, 2)))
     positions = [np.array(f.PlanePositionSequence[0].ImagePositionPatient, float) for f in frames]

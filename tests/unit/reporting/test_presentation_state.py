@@ -39,7 +39,11 @@ def test_contours_enclose_the_lesions_of_their_slice(case, context: ReportContex
             [np.reshape(g.GraphicData, (-1, 2)) for g in annotation.GraphicObjectSequence]
         )
         for line in annotation.GraphicObjectSequence:
-            assert (line.GraphicType, line.GraphicAnnotationUnits, line.GraphicFilled) == ("POLYLINE", "PIXEL", "N")
+            assert (line.GraphicType, line.GraphicAnnotationUnits, line.GraphicFilled) == (
+                "POLYLINE",
+                "PIXEL",
+                "N",
+            )
             assert line.GraphicData[:2] == line.GraphicData[-2:]
         assert points[:, 0].min() < columns.mean() + 0.5 < points[:, 0].max()
         assert points[:, 1].min() < rows.mean() + 0.5 < points[:, 1].max()
@@ -60,7 +64,11 @@ def test_lung_window_and_modality_lut(case, context: ReportContext, reread) -> N
     (gsps,) = build(findings, volume, context, ("gsps",))
     dataset = reread(gsps)
     window = dataset.SoftcopyVOILUTSequence[0]
-    assert (window.WindowCenter, window.WindowWidth, window.WindowCenterWidthExplanation) == (-600, 1500, "LUNG")
+    assert (window.WindowCenter, window.WindowWidth, window.WindowCenterWidthExplanation) == (
+        -600,
+        1500,
+        "LUNG",
+    )
     assert (dataset.RescaleIntercept, dataset.RescaleSlope) == (-1024, 1)
 
 
@@ -93,7 +101,9 @@ def test_too_many_points_are_simplified_and_the_text_says_so(context: ReportCont
     (gsps,) = build(busy, volume, context, ("gsps",))
     dataset = reread(gsps)
     points = sum(
-        g.NumberOfGraphicPoints for a in dataset.GraphicAnnotationSequence for g in a.get("GraphicObjectSequence", ())
+        g.NumberOfGraphicPoints
+        for a in dataset.GraphicAnnotationSequence
+        for g in a.get("GraphicObjectSequence", ())
     )
     assert 0 < points <= POINT_LIMIT
     assert re.search(r"Contours simplified to [\d.]+ pixels", text_of(dataset))

@@ -23,7 +23,11 @@ from reporting.verification import verify_segmentation
 def stored_labels(dataset: Dataset, volume: Volume) -> np.ndarray:
     """The label map that highdicom reads, frame by frame from the references of the file."""
     segmentation = hd.seg.Segmentation.from_dataset(dataset)
-    how = {"combine_segments": True, "ignore_spatial_locations": True, "assert_missing_frames_are_empty": True}
+    how = {
+        "combine_segments": True,
+        "ignore_spatial_locations": True,
+        "assert_missing_frames_are_empty": True,
+    }
     if volume.sources[0].frame_number is None:
         return segmentation.get_pixels_by_source_instance([s.sop_instance_uid for s in volume.sources], **how)
     frames = [s.frame_number for s in volume.sources]
@@ -108,7 +112,11 @@ def test_volume_over_two_multi_frame_instances(context: ReportContext, reread) -
     findings, volume = split_in_two(*make_case(PhantomCase(slices=8, lesion_slices=6, multi_frame=True)))
     (seg, *_) = build(findings, volume, context, ("seg", "gsps", "pm", "sr", "kos"))
     segmentation = hd.seg.Segmentation.from_dataset(reread(seg))
-    how = {"combine_segments": True, "ignore_spatial_locations": True, "assert_missing_frames_are_empty": True}
+    how = {
+        "combine_segments": True,
+        "ignore_spatial_locations": True,
+        "assert_missing_frames_are_empty": True,
+    }
     for part in (0, 1):
         own = [z for z, s in enumerate(volume.sources) if s.header == part]
         frames = [volume.sources[z].frame_number for z in own]
@@ -158,7 +166,7 @@ def test_verification_finds_a_wrong_mask(spoil: str, context: ReportContext) -> 
 def test_verification_finds_a_wrong_place(context: ReportContext) -> None:
     findings, volume = make_case(PhantomCase())
     (seg,) = build(findings, volume, context, ("seg",))
-    moved = dataclasses.replace(volume.geometry, positions=volume.geometry.positions + [0.0, 0.0, 2.0])
+    moved = dataclasses.replace(volume.geometry, positions=volume.geometry.positions + np.array([0, 0, 2]))
     with pytest.raises(VerificationError, match=r"2\.0 mm from its place"):
         verify_segmentation(
             seg.encoded, findings.lesion_labels.astype(np.uint8), dataclasses.replace(volume, geometry=moved)
