@@ -24,3 +24,7 @@ class PackageInvalid(EngineError):
 
 class RunnerFailed(EngineError):
     """An inference engine could not be built or could not run; says which graph and why."""
+
+
+class OutOfDeviceMemory(RunnerFailed):
+    """The accelerator has too little memory for this many slices at once; fewer may go through."""

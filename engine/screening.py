@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from engine import jcs, m3lung
+from engine.engine_cache import EngineRecord
 from engine.errors import NotScreenable, PackageInvalid
 from engine.findings import Findings
 from engine.jcs import JCSSystem
@@ -34,6 +35,8 @@ class ScreeningSystems:
 
     jcs: JCSSystem
     m3lung: M3System
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Per system: why it is run by what runs it."""
 
     @property
     def descriptions(self) -> dict[str, str]:
@@ -54,13 +57,17 @@ class ScreeningSystems:
 def open_systems(
     package_paths: Sequence[Path | str],
     options: RunnerOptions = RunnerOptions(),  # noqa: B008 (frozen)
+    report: Callable[[EngineRecord], None] = lambda record: None,
 ) -> ScreeningSystems:
     """Read the packages, one of each system, and open their runners.
+
+    report: told of every engine that is built, fails or is ready, where `options.engines` are configured.
 
     Raises PackageInvalid for a package that fails its checks and where a system is missing or there twice;
     RunnerFailed when no runner can be opened.
     """
     found: dict[str, JCSSystem | M3System] = {}
+    reasons: dict[str, str] = {}
     for path in package_paths:
         package = read_package(path)
         metadata = package.metadata
@@ -71,16 +78,17 @@ def open_systems(
         for name in metadata.screening_graphs:
             if name not in metadata.graphs:
                 raise PackageInvalid(f"{path}: graph {name} is missing, which screening needs")
-        runner = open_runner(package, options)
+        chosen = open_runner(package, options, report)
+        reasons[metadata.system] = chosen.reason
         if isinstance(metadata, JCSMetadata):
-            found["jcs"] = JCSSystem(package, metadata, runner, options.batch)
+            found["jcs"] = JCSSystem(package, metadata, chosen.runner, options.batch)
         else:
-            found["m3lung"] = M3System(package, metadata, runner, options.batch)
+            found["m3lung"] = M3System(package, metadata, chosen.runner, options.batch)
     first, second = found.get("jcs"), found.get("m3lung")
     if not isinstance(first, JCSSystem) or not isinstance(second, M3System):
         missing = "jcs" if first is None else "m3lung"
         raise PackageInvalid(f"no model package for {missing} is configured; one of each system is needed")
-    return ScreeningSystems(first, second)
+    return ScreeningSystems(first, second, reasons)
 
 
 class _Stopwatch:

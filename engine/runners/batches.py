@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import RunnerFailed
+from engine.errors import OutOfDeviceMemory, RunnerFailed
 from engine.lungs import Box
 from engine.runners.interface import Runner
 
@@ -49,9 +49,21 @@ class Output:
 def run_slices(
     runner: Runner, graph: str, hu: npt.NDArray[np.int16], indices: npt.NDArray[np.intp], box: Box, batch: int
 ) -> Iterator[tuple[npt.NDArray[np.intp], Output]]:
-    """Run `graph` on the crop `box` of the slices `indices` of int16 [Z, Y, X] HU; yields (indices, outputs)."""
+    """Run `graph` on the crop `box` of the slices `indices` of int16 [Z, Y, X] HU; yields (indices, outputs).
+
+    A runner that is out of memory gets half as many slices from there on. Raises RunnerFailed.
+    """
     top, left, bottom, right = box
-    for start in range(0, len(indices), batch):
+    start = 0
+    while start < len(indices):
         slices = indices[start : start + batch]
         crop = np.ascontiguousarray(hu[slices, top:bottom, left:right])
-        yield slices, Output(graph, runner.run(graph, {"hu": crop}))
+        try:
+            output = runner.run(graph, {"hu": crop})
+        except OutOfDeviceMemory:
+            if batch == 1:
+                raise
+            batch //= 2
+            continue
+        yield slices, Output(graph, output)
+        start += len(slices)

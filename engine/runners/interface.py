@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Tensors = Mapping[str, npt.NDArray[Any]]
-Precision = Literal["auto", "f32", "bf16", "f16"]
+Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where engines are built and kept; see `engine.builder`.
+
+    cache: directory of built engines. recipes: directory of recipe files, one `BACKEND.yaml` each.
+    """
+
+    cache: Path
+    recipes: Path
+    backend: Literal["openvino", "tensorrt", "tensorrt_rtx"] = "openvino"
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)
 class RunnerOptions:
     """How the graphs are run.
 
-    precision: auto takes bf16 where the CPU multiplies it in hardware, else f32.
-    threads: 0 leaves it to the backend (all cores). batch: slices per call.
+    device: auto takes TensorRT where it works and engines are configured, else OpenVINO; torch is the reference.
+    precision: auto takes the fastest that passes verification (with `engines`), or bf16 where the CPU multiplies it
+    in hardware, else f32. threads: 0 leaves it to the backend (all cores). batch: slices per call.
+    engines: None runs the package's ONNX directly, without a built and verified engine.
     """
 
     precision: Precision = "auto"
     threads: int = 0
     batch: int = 8
+    device: Literal["auto", "openvino", "tensorrt", "torch"] = "auto"
+    engines: EngineOptions | None = None
 
 
 class Runner(Protocol):

@@ -1,7 +1,10 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO on the CPU: graphs compiled from a package's ONNX, or engines that were built before."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,31 +13,43 @@ import openvino as ov
 
 from engine.errors import RunnerFailed
 from engine.packages import ModelPackage
+from engine.recipes import Backend, BuildPrecision, Profile
 from engine.runners.interface import RunnerOptions, Tensors
 
 DEVICE = "CPU"
 
+_HEADER = 8
+"""Bytes in front of the exported model that name its precision: OpenVINO settles that anew at each import."""
+
+_NATIVE_NAMES = {"bf16": "BF16", "int8": "INT8", "f32": "FP32"}
+
 
 class OpenVINORunner:
-    """The graphs of one package, compiled when they are first used."""
+    """The graphs of one package, compiled (or their engines opened) when they are first used."""
 
-    def __init__(self, package: ModelPackage, options: RunnerOptions) -> None:
+    def __init__(
+        self,
+        package: ModelPackage,
+        options: RunnerOptions,
+        engines: Mapping[str, Path] | None = None,
+        precisions: str = "",
+    ) -> None:
         self._package = package
+        self._engines = dict(engines or {})
         self._core = ov.Core()
-        self._precision = chosen_precision(
-            options, self._core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
-        )
-        self._settings = _settings(self._precision, options.threads)
-        self._requests: dict[str, ov.InferRequest] = {}
+        self._precision = chosen_precision(options, _capabilities(self._core))
+        self._said = precisions or self._precision
+        self._threads = options.threads
+        self._requests: dict[str, Any] = {}
 
     @property
     def description(self) -> str:
-        return f"OpenVINO {ov.__version__.split('-')[0]}, CPU, {self._precision}"
+        return f"OpenVINO {_version()}, CPU, {self._said}"
 
     def run(self, graph: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
         """See `engine.runners.interface.Runner`."""
         try:
-            request = self._requests.get(graph) or self._compiled(graph)
+            request = self._requests.get(graph) or self._opened(graph)
             request.infer(dict(inputs), share_inputs=True)
             return {
                 name: np.array(request.get_tensor(port).data)
@@ -47,10 +62,53 @@ class OpenVINORunner:
     def close(self) -> None:
         self._requests.clear()
 
-    def _compiled(self, graph: str) -> Any:
-        model = self._core.read_model(self._package.graph_path(graph))
-        self._requests[graph] = self._core.compile_model(model, DEVICE, self._settings).create_infer_request()
+    def _opened(self, graph: str) -> Any:
+        if graph in self._engines:
+            content = self._engines[graph].read_bytes()
+            precision, blob = content[:_HEADER].decode().strip(), BytesIO(content[_HEADER:])
+            compiled = self._core.import_model(blob, DEVICE, _settings(precision, self._threads))
+        else:
+            model = self._core.read_model(self._package.graph_path(graph))
+            compiled = self._core.compile_model(model, DEVICE, _settings(self._precision, self._threads))
+        self._requests[graph] = compiled.create_infer_request()
         return self._requests[graph]
+
+
+class OpenVINOBackend:
+    """Builds OpenVINO engines; see `engine.backends.EngineBackend`."""
+
+    def identity(self) -> str:
+        core = ov.Core()
+        name = core.get_property(DEVICE, "FULL_DEVICE_NAME")
+        return f"openvino {ov.__version__}, {name}, {' '.join(sorted(_capabilities(core)))}"
+
+    def offers(self, precision: BuildPrecision) -> bool:
+        return _NATIVE_NAMES.get(precision) in _capabilities(ov.Core())
+
+    def build(self, package: ModelPackage, graph: str, precision: BuildPrecision, profile: Profile) -> bytes:
+        core = ov.Core()
+        try:
+            model = core.read_model(package.graph_path(graph))
+            hint = "f32" if precision == "int8" else precision
+            if precision == "int8":
+                from engine.runners.openvino_quantised import quantised
+
+                model = quantised(model, graph)
+            stream = BytesIO()
+            core.compile_model(model, DEVICE, _settings(hint, 0)).export_model(stream)
+            return hint.encode().ljust(_HEADER) + stream.getvalue()
+        except RuntimeError as error:
+            raise RunnerFailed(f"OpenVINO cannot build graph {graph}: {error}") from error
+
+    def open(
+        self, package: ModelPackage, engines: Mapping[str, Path], options: RunnerOptions, precisions: str = ""
+    ) -> OpenVINORunner:
+        return OpenVINORunner(package, options, engines, precisions)
+
+
+def backend(name: Backend) -> OpenVINOBackend:
+    """See `engine.backends.backend_named`."""
+    return OpenVINOBackend()
 
 
 def chosen_precision(options: RunnerOptions, capabilities: list[str]) -> str:
@@ -60,8 +118,17 @@ def chosen_precision(options: RunnerOptions, capabilities: list[str]) -> str:
     return "bf16" if "BF16" in capabilities else "f32"
 
 
+def _capabilities(core: Any) -> list[str]:
+    return list(core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+
+
+def _version() -> str:
+    return str(ov.__version__).split("-", maxsplit=1)[0]
+
+
 def _settings(precision: str, threads: int) -> dict[str, Any]:
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    return settings
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
+    }

@@ -2,11 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from engine.builder import open_builder
+from engine.engine_cache import EngineRecord
+from engine.errors import RunnerFailed
 from engine.packages import ModelPackage
-from engine.runners.interface import Runner, RunnerOptions
+from engine.runners.interface import EngineOptions, Runner, RunnerOptions
 from engine.runners.openvino_runner import OpenVINORunner
 
+Report = Callable[[EngineRecord], None]
 
-def open_runner(package: ModelPackage, options: RunnerOptions) -> Runner:
-    """A runner for the graphs of `package`. Raises RunnerFailed."""
-    return OpenVINORunner(package, options)
+
+@dataclass(frozen=True, eq=False)
+class ChosenRunner:
+    """A runner and, in one line, why it is this one."""
+
+    runner: Runner
+    reason: str
+
+
+def open_runner(
+    package: ModelPackage, options: RunnerOptions, report: Report = lambda record: None
+) -> ChosenRunner:
+    """A runner for the graphs of `package`, after the rules in `RunnerOptions`. Raises RunnerFailed."""
+    if options.device == "torch":
+        return ChosenRunner(_torch(package, options), "torch, as configured")
+    if options.engines is None:
+        return ChosenRunner(OpenVINORunner(package, options), "OpenVINO from ONNX: no engines are configured")
+    if options.device != "auto":
+        runner = _built(package, options, options.engines, options.device, report)
+        return ChosenRunner(runner, f"{options.device}, as configured")
+    return _first_that_works(package, options, options.engines, report)
+
+
+def _torch(package: ModelPackage, options: RunnerOptions) -> Runner:
+    try:
+        from engine.runners.torch_runner import TorchRunner
+    except ImportError as error:
+        raise RunnerFailed(
+            f"device torch needs the train extra ({error}): pip install lungnode[train]"
+        ) from error
+    return TorchRunner(package, options)
+
+
+def _first_that_works(
+    package: ModelPackage, options: RunnerOptions, engines: EngineOptions, report: Report
+) -> ChosenRunner:
+    reasons: list[str] = []
+    backends: tuple[Literal["tensorrt", "openvino"], ...] = ("tensorrt", "openvino")
+    for backend in backends:
+        try:
+            runner = _built(package, options, engines, backend, report)
+        except RunnerFailed as error:
+            reasons.append(f"not {backend}: {error}")
+        else:
+            return ChosenRunner(runner, "; ".join([backend, *reasons]))
+    raise RunnerFailed("; ".join(reasons))
+
+
+def _built(
+    package: ModelPackage,
+    options: RunnerOptions,
+    engines: EngineOptions,
+    backend: Literal["tensorrt", "openvino"],
+    report: Report,
+) -> Runner:
+    builder = open_builder(replace(engines, backend=backend), report)
+    records = [builder.ensure(package, graph, options.precision) for graph in package.metadata.graphs]
+    return builder.open(package, records, options)

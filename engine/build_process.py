@@ -1,0 +1,95 @@
+"""The child process that builds and verifies one engine, and ends: libraries do not give building memory back.
+
+Reads a job as JSON from standard input, writes the engine to the path in it, and prints the checks as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine.backends import backend_named
+from engine.errors import EngineError
+from engine.packages import ModelPackage, read_package
+from engine.recipes import Backend, BuildPrecision, Profile, Recipe
+from engine.runners.interface import Runner, RunnerOptions
+from engine.verification import OutputCheck, compare, graph_inputs
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """What to build, and where to."""
+
+    package: str
+    graph: str
+    precision: BuildPrecision
+    recipe: Recipe
+    output: str
+
+
+def job_to_json(job: BuildJob) -> str:
+    """One line for the child's standard input."""
+    return json.dumps({**asdict(job), "recipe": job.recipe.model_dump(mode="json")})
+
+
+def _job_from_json(text: str) -> BuildJob:
+    content = json.loads(text)
+    return BuildJob(**{**content, "recipe": Recipe.model_validate(content["recipe"])})
+
+
+def build_and_verify(job: BuildJob) -> tuple[OutputCheck, ...]:
+    """Build the engine of a job into its output file and check it against the reference."""
+    package = read_package(job.package)
+    content = build_content(package, job.graph, job.precision, job.recipe.backend, job.recipe.profile)
+    Path(job.output).write_bytes(content)
+    return verify_engine(package, job.graph, Path(job.output), job.recipe)
+
+
+def build_content(
+    package: ModelPackage, graph: str, precision: BuildPrecision, backend: Backend, profile: Profile
+) -> bytes:
+    """The bytes of an engine."""
+    return backend_named(backend).build(package, graph, precision, profile)
+
+
+def verify_engine(package: ModelPackage, graph: str, engine: Path, recipe: Recipe) -> tuple[OutputCheck, ...]:
+    """Run an engine and the FP32 reference (OpenVINO, f32, from the ONNX) on the fixed slices and compare."""
+    reference = _Reference(package)
+    inputs = graph_inputs(graph, reference.runner)
+    runner = backend_named(recipe.backend).open(package, {graph: engine}, RunnerOptions())
+    try:
+        found = runner.run(graph, inputs)
+    finally:
+        runner.close()
+    return compare(graph, reference.runner().run(graph, inputs), found, recipe.tolerances.get(graph, {}))
+
+
+class _Reference:
+    def __init__(self, package: ModelPackage) -> None:
+        self._package = package
+        self._runner: Runner | None = None
+
+    def runner(self) -> Runner:
+        if self._runner is None:
+            from engine.runners.openvino_runner import OpenVINORunner
+
+            self._runner = OpenVINORunner(self._package, RunnerOptions(precision="f32"))
+        return self._runner
+
+
+def main() -> int:
+    """Exit code 0 with the checks on standard output; 1 with one line of reason on standard error."""
+    job = _job_from_json(sys.stdin.read())
+    try:
+        checks = build_and_verify(job)
+    except (EngineError, OSError) as error:
+        print(str(error), file=sys.stderr)
+        return 1
+    print(json.dumps([asdict(check) for check in checks]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

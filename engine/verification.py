@@ -1,0 +1,121 @@
+"""Whether an engine computes what the FP32 reference computes: fixed HU slices through both, output by output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.heatmaps import normalised
+from engine.recipes import Measure, Tolerance
+from engine.runners.interface import Runner
+
+Array = npt.NDArray[Any]
+
+FIXED_SLICES = 6
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One output: its worst value over the slices (`worst_slice`; None where the output is not per slice)."""
+
+    graph: str
+    output: str
+    measure: Measure
+    worst: float
+    worst_slice: int | None
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.worst >= self.limit if self.measure == "dice" else self.worst <= self.limit
+
+    def __str__(self) -> str:
+        sign = ">=" if self.measure == "dice" else "<="
+        where = "" if self.worst_slice is None else f" in slice {self.worst_slice}"
+        return f"{self.graph}.{self.output}: {self.measure} {self.worst:.4g}{where}, allowed {sign} {self.limit:g}"
+
+
+def fixed_slices(size: int = 512) -> npt.NDArray[np.int16]:
+    """Drawn chest slices int16 [6, size, size] HU, always the same: clear lungs, vessels, ground glass, consolidation,
+    nodules, and one above the lungs.
+    """
+    rng = np.random.default_rng(20)
+    y, x = (v / size - 0.5 for v in np.ogrid[:size, :size])
+    body = (y / 0.36) ** 2 + (x / 0.44) ** 2 < 1
+    lungs = np.zeros((size, size), dtype=bool)
+    for side in (-1, 1):
+        lungs |= (y / 0.25) ** 2 + ((x - side * 0.2) / 0.14) ** 2 < 1
+    chest = np.where(body, 45.0, -1000.0)
+    chest[lungs] = -860
+    for _ in range(60):
+        cy, cx, r = rng.uniform(-0.2, 0.2), rng.uniform(-0.3, 0.3), rng.uniform(0.002, 0.008)
+        chest[lungs & ((y - cy) ** 2 + (x - cx) ** 2 < r**2)] = 30
+    slices = np.repeat(chest[None], FIXED_SLICES, axis=0)
+    slices[0][lungs] = -860
+    for k, (count, radius, hu) in {2: (4, 0.06, -500), 3: (2, 0.07, 0), 4: (40, 0.012, -350)}.items():
+        for _ in range(count):
+            cy, cx = rng.uniform(-0.18, 0.18), rng.choice([-1, 1]) * rng.uniform(0.12, 0.28)
+            blob = ((y - cy) / radius) ** 2 + ((x - cx) / (1.4 * radius)) ** 2 < 1
+            slices[k][blob & lungs] = np.maximum(slices[k][blob & lungs], hu)
+    slices[5] = np.where(body, 45.0, -1000.0)
+    noise = rng.normal(0, 18, slices.shape)
+    return np.clip(np.rint(slices + noise), -1024, 3071).astype(np.int16)
+
+
+def graph_inputs(graph: str, reference: Callable[[], Runner]) -> dict[str, Array]:
+    """What a graph is verified on: the fixed slices, or for `patient` the reference's features of them."""
+    hu = fixed_slices()
+    if graph != "patient":
+        return {"hu": hu}
+    return {"features": reference().run("slices", {"hu": hu})["features"][1]}
+
+
+def compare(
+    graph: str,
+    expected: Mapping[str, Array],
+    found: Mapping[str, Array],
+    tolerances: Mapping[str, Tolerance],
+) -> tuple[OutputCheck, ...]:
+    """Check every output that `tolerances` names; an output that is missing, misshaped or not finite fails."""
+    return tuple(
+        _check(graph, name, tolerance, expected[name], found.get(name))
+        for name, tolerance in tolerances.items()
+    )
+
+
+def _check(graph: str, name: str, tolerance: Tolerance, expected: Array, found: Array | None) -> OutputCheck:
+    if found is None or found.shape != expected.shape or not np.isfinite(found.astype(np.float64)).all():
+        worst = 0.0 if tolerance.measure == "dice" else float("inf")
+        return OutputCheck(graph, name, tolerance.measure, worst, None, tolerance.limit)
+    per_slice = _measured(tolerance.measure, expected.astype(np.float64), found.astype(np.float64), name)
+    at = int(np.argmin(per_slice) if tolerance.measure == "dice" else np.argmax(per_slice))
+    known = None if len(per_slice) != FIXED_SLICES else at
+    return OutputCheck(graph, name, tolerance.measure, float(per_slice[at]), known, tolerance.limit)
+
+
+def _measured(measure: Measure, expected: Array, found: Array, name: str) -> Array:
+    """The measure for each slice, float64 [n]; [1] for an output that is not per slice."""
+    if name == "features" and expected.ndim == 3:  # [windows, N, D]
+        expected, found = expected.swapaxes(0, 1), found.swapaxes(0, 1)
+    if expected.ndim == 1 and name == "probability" and len(expected) == 4:  # of the patient
+        expected, found = expected[None], found[None]
+    if measure == "map":
+        expected, found = normalised(expected), normalised(found)
+    expected, found = expected.reshape(len(expected), -1), found.reshape(len(found), -1)
+    difference = np.abs(expected - found)
+    if measure == "mean":
+        return np.asarray(difference.mean(axis=1))
+    if measure == "relative":
+        return np.asarray(difference.max(axis=1) / max(float(np.abs(expected).max()), 1e-12))
+    if measure == "dice":
+        return _dice(expected >= 128, found >= 128)
+    return np.asarray(difference.max(axis=1))
+
+
+def _dice(a: Array, b: Array) -> Array:
+    total = a.sum(axis=1) + b.sum(axis=1)
+    return np.where(total == 0, 1.0, 2 * (a & b).sum(axis=1) / np.maximum(total, 1))
