@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training import preprocessing
 from training.compact.pool import Pool
 
 _AIR = 1024.0
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +92,8 @@ def sample(
 
 
 def window(hu: Tensor, centre: Tensor | float, width: Tensor | float) -> Tensor:
-    """Network input float32 [N, 3, H, W] of HU [N, 1, H, W]: window to [0, 1], ImageNet mean and deviation removed."""
-    grey = ((hu - (centre - width / 2)) / width).clamp(0, 1)
-    mean = grey.new_tensor(_IMAGENET_MEAN)[:, None, None]
-    std = grey.new_tensor(_IMAGENET_STD)[:, None, None]
-    return (grey - mean) / std
+    """Network input float32 [N, 3, H, W] of HU [N, 1, H, W], each image through its own window."""
+    return preprocessing.normalise_grey(preprocessing.window(hu, centre, width))
 
 
 def uniform(low: float, high: float, count: int, rng: np.random.Generator) -> Tensor:

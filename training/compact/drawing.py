@@ -31,7 +31,7 @@ class Drawer:
             extra = rng.choice(len(numbers), size=rest, p=left / left.sum())
             np.add.at(numbers, extra, 1)
         drawn = [rng.choice(group, size=n) for group, n in zip(self.groups, numbers, strict=True)]
-        return np.concatenate(drawn).astype(np.int64)
+        return np.asarray(np.concatenate(drawn), dtype=np.int64)
 
 
 def groups_of(table: Table, without: Sequence[str] = ()) -> dict[str, Indices]:
@@ -60,6 +60,4 @@ def drawer(groups: Mapping[str, Indices], shares: Mapping[str, float]) -> Drawer
     """A drawer over those groups of `shares` that are not empty."""
     kept = {name: share for name, share in shares.items() if len(groups[name])}
     total = sum(kept.values())
-    return Drawer(
-        tuple(groups[name] for name in kept), np.array([share / total for share in kept.values()])
-    )
+    return Drawer(tuple(groups[name] for name in kept), np.array([share / total for share in kept.values()]))

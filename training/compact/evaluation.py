@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.assessment import m3_nonparametric
 from engine.findings import PneumoniaClass
 from networks.jcs import POSITIVE
-from networks.m3lung import M3SliceNet
+from networks.m3lung import M3SliceNet, SliceOutput
 from training.compact.augment import lung_views, sample, square_views, window
 from training.compact.jcs import CLASSIFY_SIZE, SEGMENT_SIZE, CompactJCS
 from training.compact.m3 import SIZE
@@ -26,8 +26,7 @@ Floats = npt.NDArray[np.float32]
 
 _BATCH = 16
 _CROP_FRACTION = 0.875
-_NO_CHANCE = np.random.default_rng(0)
-"""Views without jitter draw from it and are not changed by it."""
+SERIES = ("covid-1", "cap-1", "normal-1", "nlst-1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +48,12 @@ def m3_slices(network: M3SliceNet, pool: Pool, indices: Indices) -> M3Slices:
     """Run the slice network as serving does: lung box, three windows."""
     lesion, classes, features = [], [], []
     for batch in _batches(indices):
-        hu, _ = sample(pool, batch, lung_views(pool, batch, 0.0, _NO_CHANCE), SIZE, None, _NO_CHANCE)
-        outputs = [_run(network, window(hu, centre, M3_WIDTH)) for centre in M3_CENTRES]
+        hu, _ = sample(pool, batch, lung_views(pool, batch, 0.0, _no_chance()), SIZE, None, _no_chance())
+        outputs = [_run_slices(network, window(hu, centre, M3_WIDTH)) for centre in M3_CENTRES]
         lesion.append(torch.stack([torch.softmax(o.lesion_logits.float(), 1) for o in outputs]).mean(0))
         classes.append(torch.stack([torch.softmax(o.class_logits.float(), 1) for o in outputs]).mean(0))
         features.append(torch.stack([o.features.float() for o in outputs]))
-    return M3Slices(
-        torch.cat(lesion).numpy(), torch.cat(classes).numpy(), torch.cat(features, dim=1).numpy()
-    )
+    return M3Slices(torch.cat(lesion).numpy(), torch.cat(classes).numpy(), torch.cat(features, dim=1).numpy())
 
 
 @torch.no_grad()
@@ -64,8 +61,8 @@ def jcs_probabilities(model: CompactJCS, pool: Pool, indices: Indices) -> Floats
     """Slice probabilities of COVID-19, float32 [N], on the centre crop."""
     found = []
     for batch in _batches(indices):
-        views = square_views(pool, batch, (_CROP_FRACTION, _CROP_FRACTION), _NO_CHANCE)
-        hu, _ = sample(pool, batch, views, CLASSIFY_SIZE, None, _NO_CHANCE)
+        views = square_views(pool, batch, (_CROP_FRACTION, _CROP_FRACTION), _no_chance())
+        hu, _ = sample(pool, batch, views, CLASSIFY_SIZE, None, _no_chance())
         logits = _run(model.classifier, window(hu, *JCS_WINDOW))
         found.append(torch.softmax(logits.float(), 1)[:, POSITIVE])
     return np.asarray(torch.cat(found).numpy(), dtype=np.float32)
@@ -82,7 +79,44 @@ def jcs_masks(model: CompactJCS, pool: Pool, indices: Indices) -> Floats:
     return np.asarray(torch.cat(found).numpy(), dtype=np.float32)
 
 
-def mean_dice(probabilities: Floats, truth: npt.NDArray[np.bool_], threshold: float = 0.5) -> tuple[float, float]:
+def jcs_figures(model: CompactJCS, pool: Pool) -> dict[str, float]:
+    """Figures of JCS: test splits of the picture sources, and every second slice of each real series."""
+    pictures, drawn = figures(pool, "covid-ct", "test"), figures(pool, "ct100", "test")
+    truth = np.asarray(pool.mask[drawn])
+    dice, iou = mean_dice(jcs_masks(model, pool, drawn), truth)
+    found = {
+        "covid_ct_test_auc": covid_auc(jcs_probabilities(model, pool, pictures), pool, pictures),
+        "ct100_test_dice": dice,
+        "ct100_test_iou": iou,
+    }
+    for patient in SERIES:
+        indices = series(pool, patient)[::2]
+        probabilities, ill = jcs_probabilities(model, pool, indices), pool.table.label[indices] > 0
+        found[f"{patient}_positive_share"] = float((probabilities > 0.5).mean())
+        if ill.any():
+            found[f"{patient}_slice_auc"] = float(roc_auc_score(ill, probabilities))
+    return found
+
+
+def m3_figures(network: M3SliceNet, pool: Pool) -> dict[str, float]:
+    """Figures of the slice network: pictures of COVID-CT, and every second slice of each real series."""
+    pictures = figures(pool, "covid-ct", "test")
+    covid = m3_slices(network, pool, pictures).assessed[:, PneumoniaClass.COVID19]
+    found = {"covid_ct_test_auc": covid_auc(covid, pool, pictures)}
+    for patient in SERIES:
+        indices = series(pool, patient)[::2]
+        seen, ill = m3_slices(network, pool, indices), pool.table.label[indices] > 0
+        named = seen.assessed.argmax(axis=1)
+        for disease in PneumoniaClass:
+            found[f"{patient}_share_{disease.key}"] = float((named == disease).mean())
+        if ill.any():
+            found[f"{patient}_lesion_auc"] = float(roc_auc_score(ill, seen.lesion[:, 1]))
+    return found
+
+
+def mean_dice(
+    probabilities: Floats, truth: npt.NDArray[np.bool_], threshold: float = 0.5
+) -> tuple[float, float]:
     """Dice and IoU per image, then the mean over images; two empty masks count 1."""
     predicted = probabilities > threshold
     both = (predicted & truth).sum(axis=(1, 2))
@@ -108,6 +142,11 @@ def covid_auc(scores: Floats, pool: Pool, indices: Indices) -> float:
     return float(roc_auc_score(pool.table.label[indices] == PneumoniaClass.COVID19, scores))
 
 
+def _no_chance() -> np.random.Generator:
+    """For views without jitter, which take nothing from it."""
+    return np.random.default_rng(0)
+
+
 def _batches(indices: Indices) -> Iterator[Indices]:
     for first in range(0, len(indices), _BATCH):
         yield indices[first : first + _BATCH]
@@ -116,3 +155,9 @@ def _batches(indices: Indices) -> Iterator[Indices]:
 def _run(network: torch.nn.Module, x: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         return network(x.to(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+
+
+def _run_slices(network: M3SliceNet, x: Tensor) -> SliceOutput:
+    with torch.autocast("cpu", torch.bfloat16):
+        output: SliceOutput = network(x.to(memory_format=torch.channels_last))
+    return output

@@ -15,16 +15,16 @@ Box = tuple[float, float, float, float]
 
 def without_airways(hu: npt.NDArray[np.int16], lungs: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """`lungs` less trachea and large bronchi: no lesion grows in them."""
-    if not lungs.any():
+    if not np.count_nonzero(lungs):
         return lungs
-    level = np.median(hu[lungs]) - _AIRWAY_DROP
+    level = float(np.median(hu[lungs])) - _AIRWAY_DROP
     airways = ndimage.uniform_filter(hu.astype(np.float32), (1, 3, 3)) < level
     return np.asarray(lungs & ~ndimage.binary_dilation(airways, np.ones((1, 5, 5))), dtype=np.bool_)
 
 
 def lung_box(lungs: npt.NDArray[np.bool_], margin: int = 5) -> Box:
     """Bounding box of a mask [..., Y, X] with `margin` pixels around; the whole slice where it is empty."""
-    flat = lungs.reshape(-1, *lungs.shape[-2:]).any(axis=0)
+    flat = np.asarray(lungs.reshape(-1, *lungs.shape[-2:]).max(axis=0), dtype=np.bool_)
     if not flat.any():
         return 0.0, 0.0, 1.0, 1.0
     rows, columns = np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))

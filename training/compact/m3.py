@@ -14,7 +14,7 @@ from engine.findings import PneumoniaClass
 from networks.m3lung import M3PatientNet, M3SliceNet, SliceOutput, nearness
 from training.compact.augment import Strength, lung_views, sample, uniform, window
 from training.compact.drawing import drawer, groups_of
-from training.compact.fitting import Losses, Schedule, fit
+from training.compact.fitting import Losses, Schedule, channels_last, fit, load_weights
 from training.compact.masks import pixel_loss
 from training.compact.pool import NOT_COVID, Pool
 from training.preprocessing import M3_WIDTH
@@ -59,7 +59,10 @@ class SupervisedSliceNet(nn.Module):
         """Output of the network, mask logits at stride 8, and the lesion prototype's map as logits at stride 16."""
         encoder = self.network.encoder
         stages: list[Tensor] = []
-        hooks = [layer.register_forward_hook(lambda _m, _i, o: stages.append(o)) for layer in (encoder.layer2, encoder.layer3)]
+        hooks = [
+            layer.register_forward_hook(lambda _m, _i, o: stages.append(o))
+            for layer in (encoder.layer2, encoder.layer3)
+        ]
         try:
             output = self.network(x)
         finally:
@@ -71,12 +74,19 @@ class SupervisedSliceNet(nn.Module):
 
 
 def train_slice_network(
-    pool: Pool, schedule: Schedule, checkpoint: Path, seed: int, without: Sequence[str] = ()
+    pool: Pool,
+    schedule: Schedule,
+    checkpoint: Path,
+    seed: int,
+    without: Sequence[str] = (),
+    start: Path | None = None,
 ) -> M3SliceNet:
     """Train on the pool without the patients named in `without`; the averaged network, evaluation mode."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 2])
-    model = SupervisedSliceNet(slice_network()).to(memory_format=torch.channels_last)
+    model = channels_last(SupervisedSliceNet(slice_network()))
+    if start is not None:
+        load_weights(model, start)
     draw = drawer(groups_of(pool.table, without), SHARES)
 
     def losses(step: int) -> Losses:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from torch import Tensor, sigmoid
 from torch.nn import functional
 
+from networks.convolution import spatial_size
+
 
 def pixel_loss(logits: Tensor, mask: Tensor, where: Tensor) -> Tensor:
-    """Cross-entropy plus overlap of a coarse map [N, 1, h, w] with area-averaged masks, over images `where` bool [N]."""
+    """Cross-entropy plus overlap of a coarse map with area-averaged masks.
+
+    logits: [N, 1, h, w]. mask: [N, 1, H, W] in {0, 1}. where: bool [N], images whose mask is known.
+    """
     if not where.any():
         return logits.sum() * 0
     chosen = logits[where]
-    target = functional.adaptive_avg_pool2d(mask[where], chosen.shape[-2:])
+    target = functional.adaptive_avg_pool2d(mask[where], spatial_size(chosen))
     cross = functional.binary_cross_entropy_with_logits(chosen, target)
     probability = sigmoid(chosen)
     overlap = (2 * (probability * target).sum() + 1) / ((probability + target).sum() + 1)

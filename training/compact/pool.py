@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,17 +113,16 @@ def build_pool(data: Path, folder: Path, simulated_cases: int, seed: int) -> Non
     rows += _figure_rows(read_covid_ct(data), "covid-ct")
     rows += _simulated_rows(series, simulated_cases, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    hu = np.lib.format.open_memmap(folder / "hu.npy", "w+", np.int16, (len(rows), GRID, GRID))
-    mask = np.lib.format.open_memmap(folder / "mask.npy", "w+", np.bool_, (len(rows), GRID, GRID))
-    for index, row in enumerate(rows):
-        hu[index] = row.hu
-        mask[index] = row.mask if row.mask is not None else False
-    columns = {
+    no_mask = np.zeros((GRID, GRID), dtype=np.bool_)
+    np.save(folder / "hu.npy", np.stack([row.hu for row in rows]))
+    np.save(folder / "mask.npy", np.stack([no_mask if row.mask is None else row.mask for row in rows]))
+    columns: dict[str, Any] = {
         field.name: np.array([getattr(row, field.name) for row in rows])
         for field in fields(Table)
         if field.name != "masked"
     }
-    np.savez(folder / "table.npz", masked=np.array([row.mask is not None for row in rows]), **columns)
+    columns["masked"] = np.array([row.mask is not None for row in rows])
+    np.savez(folder / "table.npz", **columns)
 
 
 def _series_rows(series: Sequence[Case]) -> Iterator[_Row]:

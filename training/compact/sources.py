@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -70,7 +71,7 @@ def read_volumes(data: Path) -> list[Case]:
     for path in sorted((data / "volumes").glob("*.nii.gz")):
         name = path.name.removesuffix(".nii.gz")
         mine = [row for row in rows if row["case"] == name]
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         # NIfTI axes are left, posterior, head; the table counts from the head.
         hu = np.asarray(image.dataobj).transpose(2, 1, 0).astype(np.int16)
         infected = np.zeros(len(hu), dtype=np.bool_)
@@ -103,11 +104,15 @@ def read_ct100(data: Path) -> list[Figure]:
     The shipped train.txt lists all test images too, so it is not used.
     """
     root = data / "slices" / "covid-19-ct100"
-    test = {Path(line.split()[0]).name for line in (root / "test.txt").read_text().splitlines() if line.strip()}
+    test = {
+        Path(line.split()[0]).name for line in (root / "test.txt").read_text().splitlines() if line.strip()
+    }
     figures = []
     for path in sorted((root / "tr_im").glob("*.png")):
         mask_path = root / "tr_mask_new" / path.name.replace("tr_im", "tr_mask")
-        mask = np.asarray(Image.open(mask_path).convert("L").resize((GRID, GRID), Image.Resampling.NEAREST)) > 0
+        mask = (
+            np.asarray(Image.open(mask_path).convert("L").resize((GRID, GRID), Image.Resampling.NEAREST)) > 0
+        )
         figures.append(_figure(path, covid=True, mask=mask, split="test" if path.name in test else "train"))
     return figures
 
@@ -118,13 +123,14 @@ def read_covid_ct(data: Path) -> list[Figure]:
     with (root / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [
-        _figure(root / row["path"], covid=row["label"] == "COVID", mask=None, split=row["split"]) for row in rows
+        _figure(root / row["path"], covid=row["label"] == "COVID", mask=None, split=row["split"])
+        for row in rows
     ]
 
 
 def pseudo_hu(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
     """HU of an 8-bit picture taken with the window -1350..150, int16, same shape."""
-    return np.rint(grey.astype(np.float32) * (1500 / 255) - 1350).astype(np.int16)
+    return np.asarray(np.rint(grey.astype(np.float32) * (1500 / 255) - 1350), dtype=np.int16)
 
 
 def _case(
@@ -147,7 +153,9 @@ def _case(
 
 def _figure(path: Path, covid: bool, mask: npt.NDArray[np.bool_] | None, split: str) -> Figure:
     picture = Image.open(path).convert("L")
-    square = picture.resize((GRID, GRID), Image.Resampling.BOX if min(picture.size) >= 2 * GRID else Image.Resampling.BILINEAR)
+    square = picture.resize(
+        (GRID, GRID), Image.Resampling.BOX if min(picture.size) >= 2 * GRID else Image.Resampling.BILINEAR
+    )
     return Figure(
         name=path.name,
         pseudo_hu=pseudo_hu(np.asarray(square)),

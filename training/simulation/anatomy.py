@@ -41,7 +41,7 @@ class Anatomy:
     def place_depth(self) -> Field:
         """Depth below the pleura of every place, mm, float32 [K]."""
         z, y, x = self.places.T
-        return self.depth[z, y, x]
+        return np.asarray(self.depth[z, y, x])
 
 
 def describe(lungs: npt.NDArray[np.bool_], spacing: Spacing, rng: np.random.Generator) -> Anatomy:

@@ -23,7 +23,10 @@ class Rates:
 
 
 def add_confounders(
-    hu: npt.NDArray[np.int16], anatomy: Anatomy, rng: np.random.Generator, rates: Rates = Rates()  # noqa: B008
+    hu: npt.NDArray[np.int16],
+    anatomy: Anatomy,
+    rng: np.random.Generator,
+    rates: Rates = Rates(),
 ) -> npt.NDArray[np.int16]:
     """A copy of `hu`, int16 [Z, Y, X], with a random choice of look-alikes inside the lungs."""
     out = hu.astype(np.float32)

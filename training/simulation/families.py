@@ -177,7 +177,9 @@ def _h1n1_central(anatomy: Anatomy, rng: np.random.Generator) -> list[Lesion]:
     """Ground glass and dense patches around the bronchi of both lungs, the periphery spared."""
     lesions = []
     for hilum in anatomy.hila:
-        near = _near(anatomy, (hilum[0], hilum[1], hilum[2]), rng.uniform(35, 60)) * (anatomy.place_depth > 10)
+        near = _near(anatomy, (hilum[0], hilum[1], hilum[2]), rng.uniform(35, 60)) * (
+            anatomy.place_depth > 10
+        )
         if not near.any():
             continue
         tone = rng.uniform(-600, -350)

@@ -36,7 +36,6 @@ def smooth_noise(
     return np.asarray(field / np.sqrt(np.prod(left)), dtype=np.float32)
 
 
-
 def _stretch(field: Field, axis: int, factor: int) -> Field:
     """Linear interpolation by a whole factor along one axis; n nodes become (n - 1) * factor + 1 or n."""
     if factor == 1:
@@ -47,7 +46,9 @@ def _stretch(field: Field, axis: int, factor: int) -> Field:
     weight_shape = [1, 1, 1]
     weight_shape[axis] = len(at)
     weight = (at - low).astype(np.float32).reshape(weight_shape)
-    return np.asarray(field.take(low, axis) * (1 - weight) + field.take(low + 1, axis) * weight, dtype=np.float32)
+    return np.asarray(
+        field.take(low, axis) * (1 - weight) + field.take(low + 1, axis) * weight, dtype=np.float32
+    )
 
 
 def layered_noise(
