@@ -232,16 +232,21 @@ class CommitmentService:
             return None
 
     def _report_here(self, number: int, association: weakref.ref[Association]) -> None:
-        """Report on the association of the request; where that fails, `report_due` finds the request."""
-        there = association()
-        if there is None or not _hold(there):
-            return
+        """Report on the association of the request; where that fails, `report_due` finds the request due."""
+        sent = self._sent_here(number, association())
+        with self._database.write() as session:
+            if sent:
+                commitment.record_reported(session, number, self._now())
+            else:
+                commitment.bring_forward(session, number, self._now())
+
+    def _sent_here(self, number: int, association: Association | None) -> bool:
         with self._database.read() as session:
             request = commitment.open_request(session, number)
-        if request is None or _send(there, request.transaction_uid, self._judged(request)) is not None:
-            return
-        with self._database.write() as session:
-            commitment.record_reported(session, number, self._now())
+        if request is None or association is None:
+            return False
+        judgement = self._judged(request)
+        return _hold(association) and _send(association, request.transaction_uid, judgement) is None
 
     def _report_anew(self, request: OpenRequest) -> str | None:
         """Report on an association of our own; None, or why it did not arrive."""

@@ -268,6 +268,13 @@ def open_request(session: Session, request_id: int) -> OpenRequest | None:
     return None if row is None or row.next_attempt_at is None else _open(row)
 
 
+def bring_forward(session: Session, request_id: int, now: datetime) -> None:
+    """The association of a request has ended: its report is due at once on another one."""
+    request = session.get_one(CommitmentRequest, request_id)
+    if request.next_attempt_at is not None:
+        request.next_attempt_at = now
+
+
 def record_reported(session: Session, request_id: int, now: datetime) -> None:
     """The sender has the report."""
     request = session.get_one(CommitmentRequest, request_id)

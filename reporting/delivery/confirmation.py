@@ -78,7 +78,7 @@ class CommitmentTimeouts:
 
     association: float = 10.0
     answer: float = 30.0
-    same_association: float = 2.0
+    same_association: float = 1.0
 
 
 def parse_report(dataset: Dataset) -> Report:
