@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from scp.policy import ListenerPolicy, Rejection, admit
-from scp.receipt import Clock
+from scp.receipt import Clock, KnownSeries
 from store import receipts
 from store.database import Database
 from store.receipts import Peer
@@ -34,6 +34,7 @@ class OpenAssociation:
     peer: Peer
     called_ae: str
     number: int | None = None
+    known_series: KnownSeries = field(default_factory=dict)
 
 
 class AssociationRegister:

@@ -254,6 +254,7 @@ class Listener:
             transfer_syntax_uid=transfer_syntax,
             peer=opened.peer,
             association_id=opened.number,
+            known_series=opened.known_series,
         )
         return Reception(self._receiver, request)
 

@@ -21,10 +21,15 @@ from scp.spool import HEAD, IncomingFile, KeptFile, Spool, TooLarge
 from store import receipts
 from store.database import Database
 from store.receipts import Outcome, Peer, ReceivedInstance
+from store.repeated_receipts import record_repeated
 
 LOGGER = structlog.get_logger(__name__)
 
 Clock = Callable[[], datetime]
+KnownSeries = dict[tuple[str, str], tuple[int, int]]
+"""Numbers in the store of (Study, Series Instance UID) that an association has brought instances of."""
+
+MAX_KNOWN_SERIES = 256
 
 
 _NOT_WHOLE = InstanceRefused(instances.PROCESSING_FAILURE, "the data set was given up")
@@ -40,6 +45,7 @@ class StoreRequest:
     transfer_syntax_uid: str
     peer: Peer
     association_id: int | None
+    known_series: KnownSeries
 
 
 @dataclass(frozen=True)
@@ -172,18 +178,40 @@ class Receiver:
             kept_out=instances.kept_out(header, self.own_manufacturer),
         )
         try:
-            with self.database.write() as session:
-                receipt = receipts.record_instance(
-                    session, received, association_id=request.association_id, now=self.now()
-                )
+            outcome = self._outcome(received, request)
         except SQLAlchemyError as error:
             # Not answered with success, so the sender sends it again; the file without row is swept at start
             LOGGER.error("store does not answer", why=type(error).__name__)
             raise InstanceRefused(instances.OUT_OF_RESOURCES, "the store does not answer") from error
-        if receipt.outcome is Outcome.CONFLICTING:
+        if outcome is Outcome.CONFLICTING:
             self.spool.drop(kept)
             raise InstanceRefused(instances.DUPLICATE, "an instance with this UID and other content is held")
         return Answer(instances.SUCCESS)
+
+    def _outcome(self, received: ReceivedInstance, request: StoreRequest) -> Outcome:
+        """What the store makes of it: the short way where it is open, else the one that decides everything."""
+        series = (received.study_instance_uid, received.series_instance_uid)
+        numbers = request.known_series.get(series)
+        if numbers is not None and request.association_id is not None:
+            with self.database.write_directly() as transaction:
+                if record_repeated(
+                    transaction.connection,
+                    received,
+                    study_id=numbers[0],
+                    series_id=numbers[1],
+                    association_id=request.association_id,
+                    now=self.now(),
+                ):
+                    return Outcome.NEW
+                transaction.rollback()
+        with self.database.write() as session:
+            receipt = receipts.record_instance(
+                session, received, association_id=request.association_id, now=self.now()
+            )
+        if len(request.known_series) >= MAX_KNOWN_SERIES:
+            request.known_series.clear()
+        request.known_series[series] = (receipt.study_id, receipt.series_id)
+        return receipt.outcome
 
 
 class Reception:

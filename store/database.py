@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, RootTransaction
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
@@ -25,6 +25,7 @@ class Database:
 
     engine: Engine
     url: URL
+    writer: Engine
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -33,8 +34,17 @@ class Database:
         On SQLite it takes the write lock at its start, since a lock taken half-way fails at once instead of
         waiting (SQLITE_BUSY while upgrading a read snapshot).
         """
-        with Session(self.engine.execution_options(lungnode_write=True)) as session, session.begin():
+        with Session(self.writer) as session, session.begin():
             yield session
+
+    @contextmanager
+    def write_directly(self) -> Iterator[RootTransaction]:
+        """As `write`, without a session around it: a transaction whose `connection` executes statements.
+
+        It commits at the end unless it was rolled back.
+        """
+        with self.writer.connect() as connection, connection.begin() as transaction:
+            yield transaction
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -54,4 +64,4 @@ def open_database(url: str) -> Database:
     """
     engine = create_store_engine(url)
     check_current(engine)
-    return Database(engine, engine.url)
+    return Database(engine, engine.url, writer=engine.execution_options(lungnode_write=True))

@@ -57,6 +57,7 @@ class Receipt:
 
     outcome: Outcome
     study_id: int
+    series_id: int
     path: str
 
 
@@ -109,19 +110,24 @@ def record_instance(
     if association_id is not None:
         insert_if_absent(session, Carriage, {"association_id": association_id, "study_id": study.id})
     held = session.execute(
-        select(Instance.sha256, Instance.path).where(Instance.sop_instance_uid == instance.sop_instance_uid)
+        select(Instance.sha256, Instance.path, Instance.series_id).where(
+            Instance.sop_instance_uid == instance.sop_instance_uid
+        )
     ).one_or_none()
     if held is not None:
         same = held.sha256 == instance.sha256
-        return Receipt(Outcome.IDENTICAL if same else Outcome.CONFLICTING, study.id, held.path)
-    session.add(_row(session, study, instance, association_id, now))
+        return Receipt(
+            Outcome.IDENTICAL if same else Outcome.CONFLICTING, study.id, held.series_id, held.path
+        )
+    series_id = _series(session, study, instance)
+    session.add(_row(study, series_id, instance, association_id, now))
     study.instance_count += 1
     study.byte_count += instance.size
     study.last_received_at = now
     if instance.kept_out is None and study.state is not StudyState.RECEIVING:
         _reopen(session, study, now)
     session.flush()
-    return Receipt(Outcome.NEW, study.id, instance.path)
+    return Receipt(Outcome.NEW, study.id, series_id, instance.path)
 
 
 def record_refusal(
@@ -183,11 +189,11 @@ def _study(session: Session, instance: ReceivedInstance, now: datetime) -> Study
 
 
 def _row(
-    session: Session, study: Study, instance: ReceivedInstance, association_id: int | None, now: datetime
+    study: Study, series_id: int, instance: ReceivedInstance, association_id: int | None, now: datetime
 ) -> Instance:
     return Instance(
         study_id=study.id,
-        series_id=_series(session, study, instance),
+        series_id=series_id,
         association_id=association_id,
         sop_instance_uid=instance.sop_instance_uid,
         sop_class_uid=instance.sop_class_uid,

@@ -170,6 +170,7 @@ def test_a_store_that_is_away_is_answered_with_a700(
 
     with monkeypatch.context() as patch:
         patch.setattr("scp.receipt.receipts.record_instance", away)
+        patch.setattr("scp.receipt.record_repeated", away)
         assert association.send_c_store(ct(2)).Status == 0xA700
     assert association.send_c_store(ct(2)).Status == 0x0000
     association.release()

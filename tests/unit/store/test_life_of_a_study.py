@@ -11,6 +11,7 @@ from store import admin, claims, deliveries, ledger, queries, receipts, results,
 from store.database import Database
 from store.deliveries import Backoff
 from store.receipts import Outcome, Peer, ReceivedInstance
+from store.repeated_receipts import record_repeated
 from store.results import ResultObject
 from store.states import IllegalTransition, StudyState
 
@@ -480,6 +481,49 @@ def test_an_unchanged_set_makes_no_second_revision(
     assert complete(database, now) is StudyState.DELIVERED
     with database.read() as session:
         assert queries.why(session, STUDY).study.revision == 1
+
+
+def repeat(database: Database, number: int, at: datetime, first: receipts.Receipt) -> bool:
+    with database.write() as session:
+        peer = Peer("SCANNER", "127.0.0.1")
+        association = receipts.open_association(session, listener="L", peer=peer, called_ae="A", now=at)
+    with database.write_directly() as transaction:
+        done = record_repeated(
+            transaction.connection,
+            an_instance(number),
+            study_id=first.study_id,
+            series_id=first.series_id,
+            association_id=association,
+            now=at,
+        )
+        if not done:
+            transaction.rollback()
+    return done
+
+
+def test_the_short_way_records_what_the_long_one_would(
+    database: Database, receive: Receive, now: datetime
+) -> None:
+    first = receive(1)
+    later = now + timedelta(seconds=9)
+    assert repeat(database, 2, later, first)
+    with database.read() as session:
+        (study,) = revisions.receiving_studies(session)
+        assert (study.instance_count, study.last_received_at) == (2, later)
+    complete(database, later)
+    assert len(claim(database, later).instances) == 2
+
+
+def test_the_short_way_is_closed_where_there_is_something_to_decide(
+    database: Database, receive: Receive, now: datetime
+) -> None:
+    first = receive(1)
+    assert not repeat(database, 1, now, first)
+    with database.read() as session:
+        assert revisions.receiving_studies(session)[0].instance_count == 1
+    complete(database, now)
+    assert not repeat(database, 2, now, first)
+    assert state(database) is StudyState.COMPLETE
 
 
 def test_counts_and_lists(database: Database, receive: Receive, now: datetime) -> None:
