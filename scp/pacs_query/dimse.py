@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -138,16 +138,16 @@ class DimseSource:
         # one context for each syntax, so that the PACS may send every object as it has it
         wanted = [build_context(GET), *contexts[:127]]
         with self._association(wanted, roles, [(evt.EVT_C_STORE, on_store)]) as association:
-            self._finish(association.send_c_get(keys, GET), "C-GET")
+            self._finish(lambda: association.send_c_get(keys, GET), "C-GET")
 
     def _move(self, keys: Dataset) -> None:
         with self._association([build_context(MOVE)]) as association:
-            self._finish(association.send_c_move(keys, self.calling_ae, MOVE), "C-MOVE")
+            self._finish(lambda: association.send_c_move(keys, self.calling_ae, MOVE), "C-MOVE")
 
-    def _finish(self, answers: Iterator[tuple[Dataset, Dataset | None]], verb: str) -> None:
+    def _finish(self, ask: Callable[[], Iterator[tuple[Dataset, Dataset | None]]], verb: str) -> None:
         try:
             status = Dataset()
-            for status, _ in answers:  # noqa: B007 - the last one counts
+            for status, _ in ask():  # noqa: B007 - the last one counts
                 pass
         except (RuntimeError, ValueError) as error:
             raise QueryFailed(f"{self.remote}: {verb}: {error}") from None
