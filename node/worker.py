@@ -104,6 +104,7 @@ class Worker:
                 summary=case.summary,
                 now=self.clock(),
             )
+        self._picture(folder, case)
         timings = {stage: round(seconds, 2) for stage, seconds in case.summary["timings_s"].items()}
         log.info("screened", study=claim.study_id, objects=[o.kind for o in objects], **timings)
 
@@ -115,6 +116,13 @@ class Worker:
             write_picture(self.storage, folder, render_overview(case.findings, case.volume))
         except Exception as error:  # noqa: BLE001 - the picture is no result; why there is none is logged
             log.warning("no picture", why=f"{type(error).__name__}: {error}")
+
+    def _picture(self, folder: str, case: Case) -> None:
+        """Leave pictures for the page, once the results are on their way; without them nothing is lost."""
+        try:
+            write_pictures(self.storage / OUTBOX / folder / PICTURES, case.volume, case.findings)
+        except OSError as error:
+            log.warning("no pictures for the page", why=str(error))
 
     def _end(self, ending: Callable[..., None], claim: Claim, why: str) -> None:
         with self.database.write() as session:

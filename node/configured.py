@@ -1,0 +1,30 @@
+"""The configuration in force as plain values for people: every key, and no secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from node.configuration import Configuration
+
+SECRET_KEYS = ("password", "token", "secret")
+HIDDEN = "***"
+
+
+def shown_configuration(configuration: Configuration) -> dict[str, Any]:
+    """All sections with all keys; passwords, tokens and their digests are hidden."""
+    content: dict[str, Any] = _hidden(configuration.model_dump(mode="json", by_alias=True))
+    content["database"]["url"] = make_url(configuration.database.url).render_as_string(hide_password=True)
+    return content
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: HIDDEN if item and any(word in key for word in SECRET_KEYS) else _hidden(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_hidden(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""The page for people, the metrics and the health checks."""

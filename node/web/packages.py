@@ -1,0 +1,54 @@
+"""The model packages: what they are, what they were trained on, and their cards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from starlette.responses import Response
+
+from engine.errors import PackageInvalid
+from engine.packages import METADATA, MODEL_CARD, ModelPackage, read_package
+from node.web.site import Visit
+
+
+@dataclass(frozen=True)
+class ShownPackage:
+    """A package of the configuration. card: HTML. why_not: what is wrong with it, empty where nothing is."""
+
+    name: str
+    package: ModelPackage | None
+    card: Markup
+    why_not: str
+
+
+def show(visit: Visit) -> Response:
+    """All packages that the configuration names."""
+    paths = visit.site.configuration.models
+    return visit.page("packages.html", packages=[_shown(path, _changed(path)) for path in paths])
+
+
+@lru_cache(maxsize=16)
+def _shown(path: Path, _changed_at: float) -> ShownPackage:
+    """Reading a package hashes all of its files, so it is done once for as long as its metadata stay as they are."""
+    try:
+        package = read_package(path)
+    except PackageInvalid as error:
+        return ShownPackage(path.name, None, Markup(), str(error))
+    card = path / MODEL_CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return ShownPackage(path.name, package, card_html(text), "")
+
+
+def card_html(text: str) -> Markup:
+    """A model card as HTML; HTML within it is shown as text, never run."""
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    return Markup(reader.render(text))
+
+
+def _changed(path: Path) -> float:
+    metadata = path / METADATA
+    return metadata.stat().st_mtime if metadata.is_file() else 0.0

@@ -1,0 +1,78 @@
+"""Serving the site until told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import structlog
+import uvicorn
+
+from node.configuration import Configuration
+from node.parts import Ready
+from node.web.access import FIRST_TOKEN
+from node.web.app import build_app, build_site
+from node.web.site import Clock
+from reporting.delivery.loop import Stop
+from store.database import Database
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 5
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("web")
+
+
+class WebCannotStart(Exception):
+    """The page cannot be shown; the message is one line that says what to do."""
+
+
+def serve_web(configuration: Configuration, database: Database, now: Clock, stop: Stop, ready: Ready) -> None:
+    """Serve until told to stop. Raises WebCannotStart."""
+    web = configuration.web
+    try:
+        app = build_app(build_site(configuration, database, now))
+    except OSError as error:
+        raise WebCannotStart(
+            f"{error.filename or configuration.storage.path}: {error.strerror}; check storage.path and its rights"
+        ) from error
+    with _bound(web.host, web.port) as listening:
+        settings = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            proxy_headers=False,
+        )
+        server = uvicorn.Server(settings)
+        thread = threading.Thread(target=server.run, args=([listening],), name="web", daemon=True)
+        thread.start()
+        _say_where(configuration)
+        ready()
+        while not stop.wait(POLL_SECONDS) and thread.is_alive():
+            pass
+        server.should_exit = True
+        thread.join()
+    if not stop.is_set():
+        raise WebCannotStart("the web server ended by itself")
+
+
+def _say_where(configuration: Configuration) -> None:
+    web = configuration.web
+    first = None if web.users or web.proxy else str(configuration.storage.path / FIRST_TOKEN)
+    log.info("page shown", url=f"http://{web.host}:{web.port}/", token_in=first)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise WebCannotStart(
+            f"cannot listen on {host}:{port} for the page: {reason}; choose another web.port or end what uses it"
+        ) from error
+    return listening
