@@ -18,7 +18,9 @@ import structlog
 from engine.errors import NotScreenable, RunnerFailed, Undecodable
 from engine.volume import Volume
 from node.casework import Case, Casework, Interrupted, Occasion
-from node.outbox import study_folder, write_picture, write_results
+from node.outbox import OUTBOX, study_folder, write_picture, write_results
+from node.slice_pictures import NAME as PICTURES
+from node.slice_pictures import write_pictures
 from reporting.context import ObjectKind, PredecessorReport
 from reporting.delivery.loop import Stop
 from reporting.rendering import render_overview
