@@ -17,6 +17,7 @@ from PIL import Image
 
 from engine.errors import EngineError
 from engine.loading import load_series
+from engine.volume import Volume
 from training.datasets.items import DatasetError, Item, Plane
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
@@ -32,11 +33,20 @@ def is_volume(path: Path) -> bool:
     return path.is_dir() or path.name.lower().endswith(VOLUME_SUFFIXES)
 
 
-def volume_size(path: Path) -> tuple[int, int, int]:
-    """Slices, rows and columns of a volume file or DICOM folder, feet to head. Raises DatasetError."""
+@dataclass(frozen=True)
+class VolumeHeader:
+    """Slices, rows and columns, and mm between rows and between columns."""
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float]
+
+
+def volume_header(path: Path) -> VolumeHeader:
+    """Header of a volume file of axial slices, or of a DICOM folder. Raises DatasetError."""
     if path.is_dir():
-        slices, rows, columns = _decode_volume(path).shape
-        return slices, rows, columns
+        volume = _dicom_volume(path)
+        slices, rows, columns = volume.hu.shape
+        return VolumeHeader((slices, rows, columns), volume.geometry.pixel_spacing)
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetFileName(str(path))
     try:
@@ -46,7 +56,8 @@ def volume_size(path: Path) -> tuple[int, int, int]:
     if reader.GetDimension() != 3:
         raise DatasetError(f"{path} has {reader.GetDimension()} dimensions, needs 3")
     x, y, z = reader.GetSize()
-    return z, y, x
+    column_mm, row_mm, _ = reader.GetSpacing()
+    return VolumeHeader((z, y, x), (row_mm, column_mm))
 
 
 @dataclass(frozen=True)
@@ -118,10 +129,7 @@ def _read(path: Path, as_stored: tuple[str, ...]) -> Stored:
 def _decode_volume(path: Path) -> Stored:
     """All slices [Z, H, W], feet to head, rows towards the back, columns towards the patient's left."""
     if path.is_dir():
-        try:
-            return load_series(sorted(p for p in path.rglob("*") if p.is_file())).hu
-        except EngineError as error:
-            raise DatasetError(f"{path}: {error}") from error
+        return _dicom_volume(path).hu
     try:
         image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(path)), "LPS")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
@@ -131,3 +139,10 @@ def _decode_volume(path: Path) -> Stored:
         raise DatasetError(f"{path} has {values.ndim} dimensions, needs 3")
     integral = np.issubdtype(values.dtype, np.integer) or bool(np.all(values == np.round(values)))
     return values.astype(np.int16 if integral else np.float32)
+
+
+def _dicom_volume(path: Path) -> Volume:
+    try:
+        return load_series(sorted(p for p in path.rglob("*") if p.is_file()))
+    except EngineError as error:
+        raise DatasetError(f"{path}: {error}") from error

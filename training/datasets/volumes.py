@@ -21,7 +21,7 @@ from training.datasets.items import (
     grey_window,
 )
 from training.datasets.pictures import read_csv
-from training.datasets.pixels import volume_size
+from training.datasets.pixels import volume_header
 
 LESION_OF_MEDICALSEGMENTATION = (1, 2)
 """Ground glass and consolidation; 3 is pleural effusion."""
@@ -49,8 +49,9 @@ def volume_items(
     series: str | None = None,
 ) -> list[Item]:
     """An item per slice of a volume. Raises DatasetError where slices, mask and lesion flags do not match."""
-    size = volume_size(path)
-    if mask is not None and (other := volume_size(mask)) != size:
+    header = volume_header(path)
+    size = header.size
+    if mask is not None and (other := volume_header(mask).size) != size:
         raise DatasetError(f"{mask} is {other}, its volume {path} is {size}")
     if lesions is not None and len(lesions) != size[0]:
         raise DatasetError(f"{path} has {size[0]} slices, but {len(lesions)} lesion flags")
@@ -67,6 +68,7 @@ def volume_items(
             lesion=None if flags is None else bool(flags[index]),
             mask=None if mask is None else Plane(mask, index),
             mask_labels=mask_labels,
+            spacing=header.spacing,
         )
         for index in range(size[0])
     ]

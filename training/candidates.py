@@ -1,0 +1,154 @@
+"""What is compared in an evaluation: packages as they are served, and outputs of trainings, baselines among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from engine.jcs import centre_crop
+from engine.lungs import crop_box
+from engine.packages import JCSMetadata, read_package
+from engine.runners.interface import RunnerOptions
+from engine.runners.selection import open_runner
+from networks.jcs import JCSClassifier
+from networks.m3lung import M3PatientNet, M3SliceNet
+from training.outputs import RECIPE, load_trained
+from training.preprocessing import normalise_grey, resize_square, window
+from training.recipe import Recipe, RecipeError
+from training.serving import JCSClassifyGraph, JCSSegmentGraph, LesionPredictor, M3PatientGraph, M3SlicesGraph
+
+Array = npt.NDArray[Any]
+Run = Callable[[str, Array], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A system under test. `graphs`: what it can do; `run(graph, input)` gives outputs by name."""
+
+    name: str
+    system: Literal["jcs", "m3lung"]
+    graphs: frozenset[str]
+    run: Run
+    crop_fraction: float = 1.0
+    margin: int = 10
+    patient_count: float = 25
+    patient_mode: Literal["auto", "absolute", "proportional"] = "auto"
+    lesion_threshold: float = 0.5
+    nonparametric: float = 0.99
+
+    def crop(self, hu: Array, exact: bool) -> Array | None:
+        """The part of a slice [H, W] that a classifier sees; None where there is no lung in it."""
+        if self.system == "jcs":
+            top, left, bottom, right = centre_crop((hu.shape[0], hu.shape[1]), self.crop_fraction)
+            return hu[top:bottom, left:right]
+        if not exact:
+            return hu
+        box = crop_box(hu, self.margin)
+        return None if box is None else hu[box[0] : box[2], box[1] : box[3]]
+
+
+def open_candidate(path: Path) -> Candidate:
+    """The candidate of a package or of a training's output. Raises PackageInvalid, RecipeError."""
+    return _trained(path) if (path / RECIPE).is_file() else _packaged(path)
+
+
+def _packaged(path: Path) -> Candidate:
+    package = read_package(path)
+    runner = open_runner(package, RunnerOptions(precision="f32", device="openvino")).runner
+    metadata = package.metadata
+
+    def run(graph: str, value: Array) -> dict[str, Array]:
+        key = "features" if graph == "patient" else "hu"
+        return dict(runner.run(graph, {key: np.ascontiguousarray(value)}))
+
+    graphs = frozenset(metadata.graphs)
+    if isinstance(metadata, JCSMetadata):
+        return Candidate(
+            metadata.name,
+            "jcs",
+            graphs,
+            run,
+            crop_fraction=metadata.preprocessing.crop_fraction,
+            patient_count=metadata.thresholds.patient_count,
+            patient_mode=metadata.thresholds.patient_mode,
+            lesion_threshold=metadata.thresholds.lesion,
+        )
+    if metadata.thresholds.patient_rule == "nonparametric":
+        graphs -= {"patient"}
+    return Candidate(
+        metadata.name,
+        "m3lung",
+        graphs,
+        run,
+        margin=metadata.preprocessing.crop_margin,
+        nonparametric=metadata.thresholds.nonparametric,
+    )
+
+
+def _trained(path: Path) -> Candidate:
+    recipe, network = load_trained(path)
+    system: Literal["jcs", "m3lung"] = "jcs" if recipe.task.startswith("jcs") else "m3lung"
+    graph, module = _graph(recipe, network)
+    module.eval()
+
+    @torch.no_grad()
+    def run(name: str, value: Array) -> dict[str, Array]:
+        outputs = module(torch.from_numpy(np.ascontiguousarray(value)))
+        tensors = outputs if isinstance(outputs, tuple) else (outputs,)
+        names: tuple[str, ...] = cast(Any, module).output_names
+        return {key: tensor.numpy() for key, tensor in zip(names, tensors, strict=True)}
+
+    side = recipe.image.shorter_side or recipe.image.size
+    fraction = recipe.image.size / side
+    return Candidate(
+        path.name, system, frozenset({graph}), run, crop_fraction=fraction, margin=recipe.image.lung_margin
+    )
+
+
+def _graph(recipe: Recipe, network: nn.Module) -> tuple[str, nn.Module]:
+    image = recipe.image
+    middle = (sum(image.centre) / 2, sum(image.width) / 2)
+    if recipe.task in ("jcs-segmenter", "jcs-joint"):
+        return "segment", JCSSegmentGraph(cast(LesionPredictor, network), image.size, *middle)
+    if recipe.task == "m3-patient":
+        return "patient", M3PatientGraph(cast(M3PatientNet, network))
+    if isinstance(network, JCSClassifier):
+        return "classify", JCSClassifyGraph(network, image.size, *middle)
+    if isinstance(network, M3SliceNet):
+        return "slices", M3SlicesGraph(network, image.size)
+    if recipe.task == "jcs-classifier":
+        return "classify", BaselineClassifyGraph(network, image.size, *middle)
+    raise RecipeError(f"a baseline of {recipe.task} has no evaluation; train it as jcs-classifier")
+
+
+class BaselineClassifyGraph(nn.Module):
+    """A two-class baseline: int16 HU [N, H, W] -> probability [N]; no activation map."""
+
+    output_names = ("probability",)
+
+    def __init__(self, network: nn.Module, size: int, centre: float, width: float) -> None:
+        super().__init__()
+        self.network, self.size, self.centre, self.width = network, size, centre, width
+
+    def forward(self, hu: Tensor) -> Tensor:
+        """As in the class's first line."""
+        grey = resize_square(window(hu.float(), self.centre, self.width)[:, None], self.size)
+        return torch.softmax(self.network(normalise_grey(grey)), dim=1)[:, 1]
+
+
+def outputs_by_name(candidates: list[Candidate]) -> Mapping[str, Candidate]:
+    """Candidates by a name that is theirs alone."""
+    named: dict[str, Candidate] = {}
+    for candidate in candidates:
+        name, number = candidate.name, 2
+        while name in named:
+            name, number = f"{candidate.name} ({number})", number + 1
+        named[name] = candidate
+    return named

@@ -1,0 +1,165 @@
+"""Commands for data sets, training, packaging and evaluation; mounted by the node's command line.
+
+Nothing heavy is imported until a command runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from training.packaging import PackageText
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+datasets = typer.Typer(no_args_is_help=True, help="Data sets: which are known, and what is in a folder.")
+package = typer.Typer(no_args_is_help=True, help="Turn finished trainings into model packages.")
+app.add_typer(datasets, name="datasets")
+app.add_typer(package, name="package")
+
+Out = Annotated[Path, typer.Option("--out", help="The package's folder, NAME/; its last part is the name.")]
+Version = Annotated[str, typer.Option(help="Version of the package.")]
+Authors = Annotated[str, typer.Option(help="Who trained it.")]
+Licence = Annotated[str, typer.Option("--license", help="Licence of the weights.")]
+Description = Annotated[str, typer.Option(help="One sentence for the model card.")]
+Full = Annotated[bool, typer.Option("--float32", help="Store weights as float32 instead of half.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe name or YAML file; `lungnode train list` names them.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="CSV manifest or data set folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for what the training leaves.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override, e.g. optimiser.rate=0.01")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu")] = "auto",
+    devices: Annotated[str, typer.Option(help="auto, or how many")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 2,
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded volumes; default OUT/cache.")] = None,
+) -> None:
+    """Train a network by a recipe."""
+    from training.recipe import built_in_recipes, load_recipe
+
+    if recipe == "list":
+        typer.echo("\n".join(built_in_recipes()))
+        return
+    chosen = load_recipe(recipe, set_ or ())
+    if data is None or out is None:
+        raise typer.BadParameter("train needs --data and --out")
+    from training.fit import Machine
+    from training.run import train as run
+
+    machine = Machine(accelerator, int(devices) if devices.isdigit() else devices, workers)
+    result = run(chosen, data, out, machine, resume, cache)
+    typer.echo(
+        f"{chosen.task}: {result.steps} iterations, loss {result.first_loss:.4f} -> {result.last_loss:.4f}; "
+        f"weights in {out}"
+    )
+
+
+@app.command()
+def evaluate(
+    packages: Annotated[list[Path], typer.Argument(help="Model packages, or outputs of trainings.")],
+    data: Annotated[Path, typer.Option(help="CSV manifest or data set folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.md, report.json and plots.")],
+    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    resamples: Annotated[int, typer.Option(min=10, help="Bootstrap resamples.")] = 1000,
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded volumes; default OUT/cache.")] = None,
+) -> None:
+    """Measure packages on a data set and write a report."""
+    from training.evaluate import evaluate as run
+
+    report = run(packages, data, out, split, resamples, cache)
+    typer.echo(f"report in {report}")
+
+
+@datasets.command("list")
+def list_datasets() -> None:
+    """The data sets that are read, and the layout each is known by."""
+    from training.datasets.registry import READERS, REFUSED
+
+    for reader in READERS:
+        typer.echo(f"{reader.name}: {reader.use}\n    {reader.layout}")
+    typer.echo("CSV manifest: own data\n    path,patient,label[,mask,split,series,window,slice_labels]")
+    for name, reason in REFUSED.items():
+        typer.echo(f"refused: {name}: {reason}")
+
+
+@datasets.command("check")
+def check_dataset(folder: Annotated[Path, typer.Argument(help="Data set folder or CSV manifest.")]) -> None:
+    """What a folder holds: counts per class and split, and what is wrong. Exit code 1 where there are errors."""
+    from training.datasets.check import check
+    from training.datasets.registry import open_dataset
+    from training.datasets.splits import with_splits
+
+    report = check(with_splits(open_dataset(folder)))
+    typer.echo(f"{report.name}: {sum(report.items.values())} slices")
+    for (label, split), count in sorted(report.items.items()):
+        typer.echo(f"  {label:10} {split:8} {count:7} slices {report.patients[label, split]:6} patients")
+    for problem in report.problems:
+        typer.echo(f"  {problem}")
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@package.command("jcs")
+def package_jcs(
+    out: Out,
+    classifier: Annotated[Path, typer.Option(help="Output of a jcs-classifier training.")],
+    segmenter: Annotated[Path, typer.Option(help="Output of a jcs-segmenter or jcs-joint training.")],
+    version: Version = "1.0.0",
+    authors: Authors = "not stated",
+    licence: Licence = "not stated",
+    description: Description = "JCS: slice classifier and lesion segmenter.",
+    float32: Full = False,
+) -> None:
+    """Package the two trainings of JCS."""
+    from training.packaging import package_jcs as run
+
+    text = _text(out, version, authors, licence, description)
+    typer.echo(f"{out}: {run(out, text, classifier, segmenter, half=not float32)}")
+
+
+@package.command("m3lung")
+def package_m3lung(
+    out: Out,
+    slices: Annotated[Path, typer.Option(help="Output of an m3-slice training.")],
+    patient: Annotated[Path | None, typer.Option(help="Output of an m3-patient training.")] = None,
+    version: Version = "1.0.0",
+    authors: Authors = "not stated",
+    licence: Licence = "not stated",
+    description: Description = "M3Lung-Sys: four-class slice network and patient assessment.",
+    float32: Full = False,
+) -> None:
+    """Package the trainings of M3Lung-Sys; without --patient the non-parametric rule decides."""
+    from training.packaging import package_m3lung as run
+
+    text = _text(out, version, authors, licence, description)
+    typer.echo(f"{out}: {run(out, text, slices, patient, half=not float32)}")
+
+
+@package.command("import-jcs")
+def import_jcs(
+    weights: Annotated[Path, typer.Argument(help="joint.pth or the single segmentation weights.")],
+    out: Out,
+    classifier: Annotated[Path | None, typer.Option(help="Weights of the released classifier.")] = None,
+    float32: Full = False,
+) -> None:
+    """Package the weights that the authors of JCS released; you download them."""
+    from training.import_jcs import import_jcs as run
+
+    typer.echo(f"{out}: {run(out, weights, classifier, half=not float32)}")
+
+
+def _text(out: Path, version: str, authors: str, licence: str, description: str) -> PackageText:
+    from training.packaging import PackageText
+
+    return PackageText(out.name, version, authors, authors, licence, description)

@@ -1,0 +1,212 @@
+"""From finished trainings to a model package: graphs, metadata in the MONAI bundle schema, model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from networks.jcs import JCSClassifier
+from networks.m3lung import M3PatientNet, M3SliceNet
+from training.datasets.items import CLASSES
+from training.outputs import load_summary, load_trained
+from training.package import write_package
+from training.recipe import Recipe, RecipeError, TaskName
+from training.serving import (
+    JCSClassifyGraph,
+    JCSSegmentGraph,
+    LesionPredictor,
+    M3PatientGraph,
+    M3SlicesGraph,
+    ServingGraph,
+)
+
+INTENDED_USE = (
+    "Research and screening software for chest CT; not a medical device. Results are for a reader's attention "
+    "and no diagnosis."
+)
+
+
+@dataclass(frozen=True)
+class PackageText:
+    """What only people can say of a package."""
+
+    name: str
+    version: str
+    authors: str
+    copyright: str
+    license: str
+    description: str
+
+
+def package_jcs(
+    directory: Path, text: PackageText, classifier: Path, segmenter: Path, half: bool = True
+) -> str:
+    """Package a jcs-classifier training with a jcs-segmenter or jcs-joint training; gives the package hash.
+
+    Raises RecipeError where an output is of another task or a baseline.
+    """
+    classify_recipe, network = _trained(classifier, "jcs-classifier")
+    if not isinstance(network, JCSClassifier):
+        raise RecipeError(f"{classifier} is a baseline; it has no activation map to serve")
+    segment_recipe, predictor = _trained(segmenter, "jcs-segmenter", "jcs-joint")
+    image, lesions = classify_recipe.image, segment_recipe.image
+    graphs: dict[str, ServingGraph] = {
+        "classify": JCSClassifyGraph(
+            network, image.size, *_window(classify_recipe), relu=classify_recipe.guidance.relu
+        ),
+        "segment": JCSSegmentGraph(cast(LesionPredictor, predictor), lesions.size, *_window(segment_recipe)),
+    }
+    metadata = {
+        **_common(text, "jcs", {"classify": classify_recipe, "segment": segment_recipe}),
+        "preprocessing": {
+            "crop": "centre",
+            "crop_fraction": image.size / (image.shorter_side or image.size),
+        },
+        "classes": ["not_infected", "covid19"],
+        "thresholds": {"slice": 0.5, "patient_count": 25, "patient_mode": "auto", "lesion": 0.5},
+        **_provenance({"classify": classifier, "segment": segmenter}),
+    }
+    return write_package(directory, graphs, metadata, model_card(metadata), half)
+
+
+def package_m3lung(
+    directory: Path, text: PackageText, slices: Path, patient: Path | None, half: bool = True
+) -> str:
+    """Package an m3-slice training, with an m3-patient training or the non-parametric rule; gives the hash."""
+    slice_recipe, network = _trained(slices, "m3-slice")
+    if not isinstance(network, M3SliceNet):
+        raise RecipeError(f"{slices} is a baseline; it has no location map to serve")
+    image = slice_recipe.image
+    middle, reach = sum(image.centre) / 2, (image.centre[1] - image.centre[0]) / 2
+    graphs: dict[str, ServingGraph] = {
+        "slices": M3SlicesGraph(
+            network, image.size, (middle - reach, middle, middle + reach), sum(image.width) / 2
+        )
+    }
+    recipes, homes = {"slices": slice_recipe}, {"slices": slices}
+    if patient is not None:
+        recipe, head = _trained(patient, "m3-patient")
+        if head.classifier.in_features != network.feature_width:
+            raise RecipeError(f"{patient} was trained on features of another slice network than {slices}")
+        graphs["patient"] = M3PatientGraph(cast(M3PatientNet, head))
+        recipes["patient"], homes["patient"] = recipe, patient
+    metadata = {
+        **_common(text, "m3lung", recipes),
+        "preprocessing": {"crop": "lungs", "crop_scope": "volume", "crop_margin": image.lung_margin},
+        "classes": list(CLASSES),
+        "thresholds": {
+            "patient_rule": "nonparametric" if patient is None else "network",
+            "nonparametric": 0.99,
+        },
+        **_provenance(homes),
+    }
+    return write_package(directory, graphs, metadata, model_card(metadata), half)
+
+
+def _trained(home: Path, *tasks: TaskName) -> tuple[Recipe, Any]:
+    recipe, network = load_trained(home)
+    if recipe.task not in tasks:
+        raise RecipeError(f"{home} is a training of {recipe.task}, needs {' or '.join(tasks)}")
+    return recipe, network
+
+
+def _window(recipe: Recipe) -> tuple[float, float]:
+    return sum(recipe.image.centre) / 2, sum(recipe.image.width) / 2
+
+
+def _common(text: PackageText, system: str, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
+    """The keys of the MONAI bundle schema that all packages share."""
+    return {
+        "name": text.name,
+        "version": text.version,
+        "changelog": {text.version: "packaged from trainings"},
+        "system": system,
+        "variant": "full" if not any(recipe.network for recipe in recipes.values()) else "custom",
+        "pytorch_version": torch.__version__,
+        "numpy_version": np.__version__,
+        "task": "Screening of chest CT for pneumonia",
+        "description": text.description,
+        "authors": text.authors,
+        "copyright": text.copyright,
+        "license": text.license,
+        "intended_use": INTENDED_USE,
+        "networks": {
+            name: {"task": recipe.task, "arguments": recipe.network, "input_size": recipe.image.size}
+            for name, recipe in recipes.items()
+        },
+        "network_data_format": {
+            "inputs": {
+                "hu": {
+                    "type": "image",
+                    "format": "hounsfield",
+                    "modality": "CT",
+                    "num_channels": 1,
+                    "dtype": "int16",
+                    "value_range": [-1024, 3071],
+                    "is_patch_data": False,
+                }
+            },
+            "outputs": {name: {"type": "probabilities"} for name in recipes},
+        },
+    }
+
+
+def _provenance(homes: Mapping[str, Path]) -> dict[str, Any]:
+    summaries = {name: load_summary(home) for name, home in homes.items()}
+    data = sorted({source for summary in summaries.values() for source in summary.get("data", ())})
+    losses = {
+        f"{name}_last_training_loss": summary["last_training_loss"]
+        for name, summary in summaries.items()
+        if math.isfinite(summary.get("last_training_loss", math.nan))
+    }
+    return {"training_data": data, "training": summaries, "metrics": losses}
+
+
+def model_card(metadata: Mapping[str, Any]) -> str:
+    """MODEL_CARD.md from the metadata; what is not known is said to be not known."""
+    lines = [
+        f"# {metadata['name']} {metadata['version']}",
+        "",
+        metadata["description"],
+        "",
+        f"System: {metadata['system']}, variant {metadata['variant']}. Classes: "
+        + ", ".join(metadata["classes"])
+        + ".",
+        "",
+        "## Intended use",
+        "",
+        metadata["intended_use"],
+        "",
+        "## Trained on",
+        "",
+        *([f"- {source}" for source in metadata["training_data"]] or ["Not recorded."]),
+        "",
+    ]
+    for name, summary in metadata.get("training", {}).items():
+        if summary:
+            lines += [f"`{name}`: {_counts(summary)}", ""]
+        lines += [f"- {warning}" for warning in summary.get("warnings", ())]
+    lines += ["", "## Scores", ""]
+    scores = [f"- {name}: {value}" for name, value in metadata["metrics"].items()]
+    lines += scores or ["No evaluation is recorded; run `lungnode evaluate`."]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Scores hold for data like the above. Scanners, protocols and diseases that are not in it were not seen.",
+        "",
+        f"Authors: {metadata['authors']}. Copyright: {metadata['copyright']}. Licence: {metadata['license']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _counts(summary: Mapping[str, Any]) -> str:
+    slices = ", ".join(f"{count} slices {split}" for split, count in summary.get("slices", {}).items())
+    patients = ", ".join(f"{count} {split}" for split, count in summary.get("patients", {}).items())
+    return f"{slices}; patients or pictures: {patients}; {summary.get('steps')} iterations."
