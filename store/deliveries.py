@@ -16,6 +16,10 @@ from store.results import finish_if_delivered
 from store.states import DeliveryState
 
 
+TOGETHER = timedelta(seconds=0.5)
+"""How long a stored object waits for others of its study, so that one request for commitment names all."""
+
+
 @dataclass(frozen=True)
 class Backoff:
     """Waiting times between attempts: `first`, doubled each time, never more than `longest`."""
@@ -131,7 +135,7 @@ def record_stored(
     delivery.attempts += 1
     delivery.last_status = status
     delivery.last_error = remark
-    delivery.next_attempt_at = now
+    delivery.next_attempt_at = now + TOGETHER
     delivery.transaction_uid = None
     _let_go(delivery)
 

@@ -27,7 +27,7 @@ from reporting.delivery.confirmation import (
     source,
 )
 from reporting.delivery.loop import Destination, Stop
-from scp.pacs_query.source import QueryFailed
+from scp.pacs_query.source import QueryFailed, SourceUnreachable
 from store import commitment
 from store.commitment import StoredDelivery
 from store.database import Database
@@ -147,6 +147,9 @@ class Committer:
         asked = source(self.destination.peer, self.calling_ae_title)
         try:
             there = asked.holds(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
+        except SourceUnreachable as error:
+            self._later([item], f"{why}; {error}")
+            return
         except QueryFailed as error:
             self._cannot_tell(item, f"{why}; {error}")
             return

@@ -133,7 +133,7 @@ def request_commitment(
         evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)],
     )
     if not association.is_established:
-        if association.rejected_contexts:
+        if association.is_rejected or association.rejected_contexts:
             return Request(Reply.NOT_OFFERED, "storage commitment is not accepted")
         return Request(Reply.UNREACHABLE, f"{peer} could not be reached for storage commitment")
     try:
@@ -146,7 +146,8 @@ def request_commitment(
             STORAGE_COMMITMENT_INSTANCE,
         )
         if status.get("Status") is None:
-            return Request(Reply.UNREACHABLE, f"{peer} did not answer the request for commitment")
+            # Orthanc aborts for peers that it has no address of
+            return Request(Reply.NOT_OFFERED, "the request for commitment was aborted or not answered")
         if status.Status != 0x0000:
             return Request(Reply.NOT_OFFERED, f"the request for commitment got 0x{status.Status:04X}")
         heard.came.wait(timeouts.same_association)

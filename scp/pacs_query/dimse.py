@@ -13,7 +13,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from scp.contexts import SCREENED_CLASSES, TRANSFER_SYNTAXES
-from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement
+from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement, SourceUnreachable
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -172,8 +172,11 @@ class DimseSource:
             evt_handlers=handlers,
         )
         if not association.is_established:
-            how = "rejected our association" if association.is_rejected else "could not be reached"
-            raise QueryFailed(f"{self.remote} {how}")
+            if association.is_rejected:
+                raise QueryFailed(f"{self.remote} rejected our association")
+            if association.rejected_contexts:
+                raise QueryFailed(f"{self.remote} does not offer this query")
+            raise SourceUnreachable(f"{self.remote} could not be reached")
         try:
             yield association
         finally:

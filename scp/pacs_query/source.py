@@ -34,6 +34,10 @@ class QueryFailed(Exception):
     """The source was not reached, refused, or answered an error; one line that says which."""
 
 
+class SourceUnreachable(QueryFailed):
+    """Nobody is there to ask: it may be another time."""
+
+
 class QuerySource(Protocol):
     """A PACS that can be asked."""
 

@@ -35,6 +35,7 @@ def stored(database: Database, outbox: Any, clock: Any) -> Any:
         due = deliveries.claim_due(session, who="d", lease=ANSWER, now=clock(), destinations=["pacs"])
         for item in due:
             deliveries.record_stored(session, item, who="d", status=0, now=clock())
+    clock.forward(deliveries.TOGETHER.total_seconds())
     return outbox
 
 
@@ -300,3 +301,24 @@ def test_event_reports_are_read() -> None:
     assert report.failed == {"2.25.8": "0x0213 (resource limitation)"}
     with pytest.raises(ValueError, match="Transaction UID"):
         parse_report(Dataset())
+
+
+def test_a_pacs_that_aborts_our_requests_counts_by_its_status(
+    database: Database, stored: Any, start_server: Any, committer: Any
+) -> None:
+    """As Orthanc does to peers that it has no address of."""
+
+    def abort(event: evt.Event) -> Any:
+        event.assoc.abort()
+        return 0x0110, None
+
+    def abort_find(event: evt.Event) -> Any:
+        event.assoc.abort()
+        yield 0xC000, None
+
+    contexts = [build_context(STORAGE_COMMITMENT), build_context(FIND)]
+    pacs = start_server(contexts, [(evt.EVT_N_ACTION, abort), (evt.EVT_C_FIND, abort_find)])
+    committer(pacs.peer).commit_due()
+    state, _, errors = states(database, stored.study_instance_uid)
+    assert state is StudyState.DELIVERED
+    assert all("status alone" in e and "aborted" in e for e in errors)
