@@ -99,15 +99,18 @@ _FORESEEN = frozenset(
     {
         "CommandError",
         "ConfigurationError",
+        "DatasetError",
         "DemoError",
         "EngineError",
         "ListenerCannotStart",
         "NoFilesError",
         "NothingToDo",
         "PeerUnreachableError",
+        "RecipeError",
         "SchemaMismatch",
         "StartError",
         "TLSUnusable",
+        "TrainingStopped",
         "UnknownStudy",
         "WebCannotStart",
     }
@@ -354,9 +357,10 @@ def _mount_training(name: str, help_: str) -> None:
     def run(context: typer.Context) -> None:
         try:
             from training.cli import app as training
+
+            training(args=[name, *context.args], prog_name="lungnode")
         except ModuleNotFoundError as error:
             raise CommandError(f"{name} needs {error.name}: pip install 'lungnode[train]'") from None
-        training(args=[name, *context.args], prog_name="lungnode")
 
 
 _mount_training("train", "Train a network of JCS or M3Lung-Sys.")
