@@ -16,7 +16,7 @@ import structlog
 
 from node.configuration import Configuration, ListenerConfiguration
 from reporting.delivery.loop import Stop
-from store import processes
+from store import processes, recovery
 from store.database import Database, open_database
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _part(kind: str, configuration: Configuration) -> Iterator[tuple[Database, s
     name = f"{kind}-{os.getpid()}@{host}"[:128]
     done = threading.Event()
     thread = threading.Thread(target=_pulse, args=(database, name, kind, done), name="pulse", daemon=True)
-    _forget_dead(database, host)
+    _forget_dead(database, host, name)
     thread.start()
     try:
         yield database, name
@@ -227,13 +227,18 @@ def _pulse(database: Database, name: str, kind: str, done: threading.Event) -> N
             return
 
 
-def _forget_dead(database: Database, host: str) -> None:
-    """Sign off processes of this machine that were killed."""
+def _forget_dead(database: Database, host: str, own_name: str) -> None:
+    """Sign off processes of this machine that were killed, and free what they held.
+
+    Whoever had our own name is dead too: process numbers come again.
+    """
     with database.write() as session:
         for process in processes.living(session):
             pid, at, where = process.name.rpartition("-")[2].partition("@")
-            if at and where == host and pid.isdecimal() and not _is_running(int(pid)):
+            dead = pid.isdecimal() and not _is_running(int(pid))
+            if at and where == host and (dead or process.name == own_name):
                 processes.sign_off(session, name=process.name)
+                recovery.end_leases_of(session, process.name, utc_now())
 
 
 def _is_running(pid: int) -> bool:

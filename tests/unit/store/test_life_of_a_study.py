@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from store import admin, claims, deliveries, ledger, queries, receipts, results, revisions
+from store import admin, claims, deliveries, ledger, queries, receipts, recovery, results, revisions
 from store.database import Database
 from store.deliveries import Backoff
 from store.receipts import Outcome, Peer, ReceivedInstance
@@ -382,6 +382,25 @@ def test_a_delivery_of_a_dead_sender_is_taken_over(
     assert [d.delivery_id for d in again] == [d.delivery_id for d in first]
     with database.write() as session, pytest.raises(deliveries.DeliveryTaken):
         deliveries.record_delivered(session, first[0], who="sender", status=0, now=later)
+
+
+def test_what_a_process_held_that_is_known_dead_is_free_at_once(
+    database: Database, receive: Receive, now: datetime
+) -> None:
+    receive(1)
+    complete(database, now)
+    claim(database, now, worker="dead")
+    with database.write() as session:
+        assert recovery.end_leases_of(session, "other", now) == 0
+        assert recovery.end_leases_of(session, "dead", now) == 1
+    heir = claim(database, now, worker="heir")
+    assert heir.attempt == 2
+    finish(database, heir, now)
+    assert len(due(database, now)) == 2
+    assert due(database, now) == []
+    with database.write() as session:
+        assert recovery.end_leases_of(session, "sender", now) == 2
+    assert len(due(database, now)) == 2
 
 
 def test_screening_again_with_the_same_settings_adds_nothing(
