@@ -49,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     patient.add_argument("--out", type=Path, help="checkpoint to write")
     patient.set_defaults(run=steps.train_m3_patient)
 
+    masks = commands.add_parser("masks", help="let a trained segmenter draw masks where the pool has none")
+    masks.add_argument("--jcs", type=Path, help="JCS checkpoint")
+    masks.set_defaults(run=steps.draw_masks)
+
     evaluate = commands.add_parser("evaluate", help="print figures of checkpoints on the pool")
     evaluate.add_argument("--jcs", type=Path, help="JCS checkpoint")
     evaluate.add_argument("--slices", type=Path, help="checkpoint of the M3 slice network")

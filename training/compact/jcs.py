@@ -174,6 +174,8 @@ def _classify_losses(
     difference = (seen.logits[:, POSITIVE] - seen.logits[:, 1 - POSITIVE]).float()
     shown = masked & (label == PneumoniaClass.COVID19)
     settled = masked & ((label == PneumoniaClass.COVID19) | (label == PneumoniaClass.HEALTHY))
+    # Pictures of other diseases show lesions, but nothing in them speaks for COVID-19: an empty map.
+    settled |= label == NOT_COVID
     am = activation_map(seen.features[shown].float(), model.classifier.fc.weight[POSITIVE].float())
     fine = functional.interpolate(normalise_activation_map(am)[:, None], mask.shape[-2:], mode="bilinear")
     return {

@@ -106,6 +106,23 @@ def open_pool(folder: Path) -> Pool:
     )
 
 
+def add_masks(
+    folder: Path, indices: npt.NDArray[np.int64], masks: npt.NDArray[np.bool_], least_pixels: int = 30
+) -> int:
+    """Give slices of a pool that have no mask those of `masks`, bool [n, 256, 256]; returns how many were taken.
+
+    Masks of fewer than `least_pixels` are left out: an ill slice with an empty mask would teach the wrong thing.
+    """
+    taken = masks.sum(axis=(1, 2)) >= least_pixels
+    stored = np.load(folder / "mask.npy", mmap_mode="r+")
+    stored[indices[taken]] = masks[taken]
+    stored.flush()
+    columns: dict[str, Any] = dict(np.load(folder / "table.npz").items())
+    columns["masked"][indices[taken]] = True
+    np.savez(folder / "table.npz", **columns)
+    return int(taken.sum())
+
+
 def build_pool(data: Path, folder: Path, simulated_cases: int, seed: int) -> None:
     """Read the real data, simulate `simulated_cases` cases, and write the pool; the same seed gives the same."""
     series = [*read_volumes(data), read_healthy_series(data / "ct" / "nlst-1")]

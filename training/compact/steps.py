@@ -6,19 +6,21 @@ import argparse
 import json
 from pathlib import Path
 
-from training.compact.evaluation import jcs_figures, m3_figures
+import numpy as np
+
+from training.compact.evaluation import jcs_figures, jcs_masks, m3_figures
 from training.compact.fitting import Schedule, load_weights, quiet_cpu
 from training.compact.jcs import CompactJCS, train_jcs
 from training.compact.m3 import SupervisedSliceNet, patient_network, slice_network, train_slice_network
 from training.compact.packaging import write_jcs_package, write_m3_package
 from training.compact.patient import case_features, train_patient_network
-from training.compact.pool import Pool, build_pool, open_pool
+from training.compact.pool import Pool, add_masks, build_pool, open_pool
 
 JCS = "jcs.safetensors"
 SLICES = "m3-slices.safetensors"
 PATIENT = "m3-patient.safetensors"
 FIGURES = "figures.json"
-_FEATURE_VARIANTS = 2
+_FEATURE_VARIANTS = 1
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -32,6 +34,15 @@ def train_jcs_networks(arguments: argparse.Namespace) -> None:
     schedule = Schedule(arguments.steps, peak=arguments.peak)
     out = arguments.out or arguments.work / JCS
     train_jcs(pool, schedule, out, arguments.seed, _names(arguments.without), arguments.start)
+
+
+def draw_masks(arguments: argparse.Namespace) -> None:
+    """Let a trained segmenter draw the lesions of ill slices that have no mask, into the pool."""
+    pool = _pool(arguments)
+    ill = pool.table.label > 0
+    indices = np.flatnonzero(ill & ~pool.table.masked & (pool.table.split != "test"))
+    masks = jcs_masks(_jcs(arguments.jcs or arguments.work / JCS), pool, indices) > 0.5
+    print(f"{add_masks(arguments.work / 'pool', indices, masks)} of {len(indices)} slices got a mask")
 
 
 def train_m3_slices(arguments: argparse.Namespace) -> None:
