@@ -15,7 +15,6 @@ from store.models import Delivery, Result, Screening, Study
 from store.results import finish_if_delivered
 from store.states import DeliveryState
 
-
 TOGETHER = timedelta(seconds=0.5)
 """How long a stored object waits for others of its study, so that one request for commitment names all."""
 

@@ -135,14 +135,14 @@ def test_a_report_on_the_same_association(
     uid = record(1)
     _, port = service_with()
     sender = Sender()
-    assert sender.ask(port, information((CT, uid), (CT, "1.9.9")), stay=5.0) == 0x0000
+    assert sender.ask(port, information((CT, uid), (CT, "1.9.9")), stay=20.0) == 0x0000
     (report,) = sender.heard
     assert [i.ReferencedSOPInstanceUID for i in report.ReferencedSOPSequence] == [uid]
     assert [(i.ReferencedSOPInstanceUID, i.FailureReason) for i in report.FailedSOPSequence] == [
         ("1.9.9", 0x0112)
     ]
-    (kept,) = requests(database)
-    assert kept.reported_at is not None and kept.next_attempt_at is None
+    _until(lambda: requests(database)[0].reported_at is not None)
+    assert requests(database)[0].next_attempt_at is None
 
 
 def test_a_sender_that_left_is_called(
@@ -159,7 +159,7 @@ def test_a_sender_that_left_is_called(
         patch.setattr("scp.commitment._hold", lambda association: False)
         assert silent.ask(port, information((CT, uid)), stay=0.0) == 0x0000
         _until(lambda: service.report_due() > 0)
-    assert sender.came.wait(5.0)
+    assert sender.came.wait(20.0)
     assert sender.heard[0].TransactionUID == "2.25.1"
     assert "FailedSOPSequence" not in sender.heard[0]
     assert requests(database)[0].reported_at is not None
