@@ -20,6 +20,8 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
+from reporting.delivery import checkpoint
+
 _VERIFICATION = "1.2.840.10008.1.1"
 _MAX_CONTEXTS = 128
 """Presentation contexts in one association: odd one-byte identifiers (PS3.8 9.3.2.2)."""
@@ -165,6 +167,7 @@ def _associate(
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise PeerUnreachableError(f"{peer}: {error}") from None
     if association.is_established:
+        checkpoint.guard(association)
         return association
     if association.is_rejected:
         answer = association.acceptor.primitive
