@@ -15,6 +15,12 @@ from reporting.delivery.confirmation import parse_report
 from reporting.delivery.loop import Destination, Stop
 from reporting.delivery.scu import Peer
 from scp.commitment import Address, CommitmentService
+from scp.fetched import receive_from
+from scp.gap_check import GapCheck
+from scp.grounds import Grounds
+from scp.pacs_query.asking import Asker
+from scp.pacs_query.dimse import DimseSource, Remote
+from scp.receipt import Receiver
 from scp.services import Handler
 from store import receipts
 from store.database import Database
@@ -106,3 +112,26 @@ def run_reporter(service: CommitmentService, stop: Stop) -> None:
             service.report_due()
         except SQLAlchemyError as error:  # the store is away for a moment; the requests are in it
             log.error("store does not answer", why=type(error).__name__)
+
+
+def grounds(configuration: Configuration, database: Database, receiver: Receiver, clock: Clock) -> Grounds:
+    """What speaks for studies being complete: the query source, announcements, the slices themselves."""
+    section = configuration.query_source
+    asker = None
+    if section is not None:
+        source = DimseSource(
+            Remote(section.ae_title, section.host, section.port),
+            configuration.listener.ae_title,
+            retrieve="move" if section.retrieve == "move" else "get",
+        )
+        receive = receive_from(receiver, receipts.Peer(section.ae_title, section.host))
+        asker = Asker(
+            database,
+            source,
+            clock,
+            whole_study=section.scope == "study",
+            receive=None if section.retrieve == "off" else receive,
+        )
+    short_quiet = timedelta(seconds=configuration.completeness.short_quiet_seconds)
+    check = GapCheck(database, configuration.storage.path)
+    return Grounds(database, check, asker, short_quiet, clock)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scp.policy import ListenerPolicy
 
 PULSE_SECONDS = 10.0
-COMPLETENESS_POLL_SECONDS = 0.25
+COMPLETENESS_POLL_SECONDS = 0.1
 
 Ready = Callable[[], None]
 Part = Callable[[Configuration, Stop, Ready], None]
@@ -48,6 +48,7 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
     policy = CompletenessPolicy(
         quiet=timedelta(seconds=configuration.completeness.quiet_seconds),
         max_wait=timedelta(seconds=configuration.completeness.max_wait_seconds),
+        short_quiet=timedelta(seconds=configuration.completeness.short_quiet_seconds),
     )
     with _part("listener", configuration) as (database, _):
         commitment = pacs_services.commitment_service(configuration, database, utc_now)
@@ -64,10 +65,11 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
             target=pacs_services.run_reporter, args=(commitment, stop), name="reporter", daemon=True
         )
         reporter.start()
+        grounds = pacs_services.grounds(configuration, database, listener.receiver, utc_now)
         try:
             ready()
             while not stop.wait(COMPLETENESS_POLL_SECONDS):
-                for study in complete_due(database, policy, utc_now()):
+                for study in complete_due(database, policy, utc_now(), grounds):
                     log.info("study complete", state=study.state.value, why=study.why)
         finally:
             listener.stop()

@@ -1,14 +1,16 @@
-"""When is a study complete? Quiet for a while, and no open association that has brought an instance of it.
+"""When is a study complete? When the PACS or an announcement says so, else when it was quiet for a while.
 
-Nobody tells (Orthanc's answer to its users is "there is no reliable way to know"), so there is a maximum wait, and late
-instances make a new revision.
+Never while an association is open that has brought an instance of it, but for the maximum wait. Where nobody tells, a
+study without a gap in its slices has a shorter quiet time. Late instances make a new revision.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
+from scp.evidence import Evidence, Strength
 from store import revisions
 from store.database import Database
 from store.revisions import ReceivingStudy
@@ -19,10 +21,14 @@ WHO = "completeness"
 
 @dataclass(frozen=True)
 class CompletenessPolicy:
-    """quiet: time after the last instance. max_wait: after the first one; then the study counts as complete anyway."""
+    """quiet: time after the last instance. max_wait: after the first one; then the study counts as complete anyway.
+
+    short_quiet: instead of `quiet` where slices and instance numbers have no gap; None where that is not looked at.
+    """
 
     quiet: timedelta
     max_wait: timedelta
+    short_quiet: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -43,46 +49,83 @@ class CompletedStudy:
     why: str
 
 
-def decide(study: ReceivingStudy, policy: CompletenessPolicy, now: datetime) -> Decision:
-    """Decide on one study. Pure. A clock that was set back counts as no time passed."""
+class Witness(Protocol):
+    """Whoever can say more of a study than how long it has been quiet."""
+
+    def evidence(self, study: ReceivingStudy) -> Evidence | None:
+        """What speaks for it being complete; None for nothing."""
+        ...
+
+    def forget_all_but(self, receiving: set[int]) -> None:
+        """Only these studies (by their numbers) are being received now."""
+        ...
+
+
+def decide(
+    study: ReceivingStudy, policy: CompletenessPolicy, now: datetime, evidence: Evidence | None = None
+) -> Decision:
+    """Decide on one study. Pure. A clock that was set back counts as no time passed.
+
+    evidence: counts only where it was given for as many instances as the study has now.
+    """
+    if evidence is not None and evidence.instance_count != study.instance_count:
+        evidence = None
+    said = f"; {evidence.why}" if evidence is not None else ""
     waited = max(now - study.receiving_since, timedelta(0))
     quiet = max(now - study.last_received_at, timedelta(0))
     if waited >= policy.max_wait:
-        why = f"maximum wait of {policy.max_wait.total_seconds():g} s is over"
+        why = f"maximum wait of {policy.max_wait.total_seconds():g} s is over{said}"
         return Decision(True, why, now)
     if study.open_associations:
         why = f"{study.open_associations} open associations carry it"
         return Decision(False, why, min(now + policy.quiet, study.receiving_since + policy.max_wait))
-    if quiet >= policy.quiet:
-        why = f"no instance for {policy.quiet.total_seconds():g} s, no open association carries it"
+    if evidence is not None and evidence.strength is Strength.SURE:
+        return Decision(True, evidence.why, now)
+    needed = policy.quiet
+    if evidence is not None and evidence.strength is Strength.LIKELY:
+        needed = min(policy.quiet, policy.short_quiet or policy.quiet)
+    if quiet >= needed:
+        why = f"no instance for {needed.total_seconds():g} s, no open association carries it{said}"
         return Decision(True, why, now)
-    again_at = now + min(policy.quiet - quiet, policy.max_wait - waited)
-    return Decision(False, "instances came a moment ago", again_at)
+    again_at = now + min(needed - quiet, policy.max_wait - waited)
+    return Decision(False, f"instances came a moment ago{said}", again_at)
 
 
-def complete_due(database: Database, policy: CompletenessPolicy, now: datetime) -> list[CompletedStudy]:
+def complete_due(
+    database: Database,
+    policy: CompletenessPolicy,
+    now: datetime,
+    witness: Witness | None = None,
+) -> list[CompletedStudy]:
     """Complete every study that is due, each in a transaction of its own."""
     with database.read() as session:
         receiving = revisions.receiving_studies(session)
+    if witness is not None:
+        witness.forget_all_but({study.study_id for study in receiving})
     completed = []
     for study in receiving:
-        if not decide(study, policy, now).complete:
+        evidence = None if witness is None else witness.evidence(study)
+        if not decide(study, policy, now, evidence).complete:
             continue
-        done = _complete(database, study.study_id, policy, now)
+        done = _complete(database, study.study_id, policy, now, evidence)
         if done is not None:
             completed.append(done)
     return completed
 
 
 def _complete(
-    database: Database, study_id: int, policy: CompletenessPolicy, now: datetime
+    database: Database,
+    study_id: int,
+    policy: CompletenessPolicy,
+    now: datetime,
+    evidence: Evidence | None,
 ) -> CompletedStudy | None:
-    """Decide again inside the transaction: an instance may have come since."""
+    """Decide again inside the transaction: an instance may have come since, which makes evidence void."""
     with database.write() as session:
         study = revisions.receiving_study(session, study_id)
         if study is None:
             return None
-        decision = decide(study, policy, now)
+        decision = decide(study, policy, now, evidence)
         if not decision.complete:
             return None
         state = revisions.complete_study(session, study_id, who=WHO, why=decision.why, now=now)

@@ -89,6 +89,11 @@ class Listener:
         return self.policy.port if self._server is None else int(self._server.server_address[1])
 
     @property
+    def receiver(self) -> Receiver:
+        """Takes instances in that come by another way than an association of this listener."""
+        return self._receiver
+
+    @property
     def open_associations(self) -> int:
         """How many associations are open."""
         return len(self._register.open_now())
