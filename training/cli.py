@@ -44,6 +44,9 @@ def train(
     devices: Annotated[str, typer.Option(help="auto, or how many")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 2,
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded volumes; default OUT/cache.")] = None,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Iterations between checkpoints; one after each epoch as well.")
+    ] = 500,
 ) -> None:
     """Train a network by a recipe."""
     from training.recipe import built_in_recipes, load_recipe
@@ -57,7 +60,7 @@ def train(
     from training.fit import Machine
     from training.run import train as run
 
-    machine = Machine(accelerator, int(devices) if devices.isdigit() else devices, workers)
+    machine = Machine(accelerator, int(devices) if devices.isdigit() else devices, workers, checkpoint_every)
     result = run(chosen, data, out, machine, resume, cache)
     typer.echo(
         f"{chosen.task}: {result.steps} iterations, loss {result.first_loss:.4f} -> {result.last_loss:.4f}; "

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +132,39 @@ def test_every_recipe_lowers_its_loss_and_resumes_bit_equal(
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     logs = [(tmp_path / run / "log.csv").read_text() for run in ("whole", "cut")]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_weights(pictures: Path, tmp_path: Path) -> None:
+    """SIGKILL as soon as there is a checkpoint, whatever it is doing then."""
+    recipe = [
+        "jcs-segmenter",
+        "--data",
+        str(pictures),
+        "--workers",
+        "0",
+        "--accelerator",
+        "cpu",
+        "--devices",
+        "1",
+    ]
+    changes = (*COMMON, *SMALL["jcs-segmenter"], "epochs=8")
+    options = [word for change in changes for word in ("--set", change)]
+    command = [sys.executable, "-c", "from node.cli import main; main()", "train", *recipe, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for run in ("whole", "killed"):
+        arguments = [*command, "--out", str(tmp_path / run), "--checkpoint-every", "3"]
+        process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+        if run == "killed":
+            while not (tmp_path / run / "last.ckpt").exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            process = subprocess.Popen([*arguments, "--resume"], env=environment, stdout=subprocess.DEVNULL)
+        assert process.wait() == 0
+    ours, theirs = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "killed"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_training_leaves_what_a_package_needs(pictures: Path, tmp_path: Path) -> None:
