@@ -206,7 +206,7 @@ def _newest_summaries(session: Session, study_ids: Collection[int]) -> dict[int,
     rows = session.execute(
         select(newest.c.study_id, Screening.summary).join(newest, newest.c.id == Screening.id)
     )
-    return dict(rows.tuples().all())
+    return {row[0]: row[1] for row in rows}
 
 
 def _image_paths(session: Session, study_ids: Collection[int]) -> dict[int, str]:
@@ -216,7 +216,7 @@ def _image_paths(session: Session, study_ids: Collection[int]) -> dict[int, str]
         .group_by(Instance.study_id)
     )
     rows = session.execute(select(Instance.study_id, Instance.path).where(Instance.id.in_(first)))
-    return dict(rows.tuples().all())
+    return {row[0]: row[1] for row in rows}
 
 
 def _row(study: Study, summary: dict[str, Any] | None, path: str | None) -> StudyRow:

@@ -37,13 +37,16 @@ OBJECT_NAMES = {
 
 def ago(at: datetime | None, now: datetime) -> str:
     """How long ago, in one unit."""
-    return "never" if at is None else f"{duration((now - at).total_seconds())} ago"
+    if at is None:
+        return "never"
+    seconds = (now - at).total_seconds()
+    return "just now" if seconds < 2 else f"{duration(seconds)} ago"
 
 
 def duration(seconds: float) -> str:
     """A time span in the largest fitting unit."""
     value = max(0.0, seconds)
-    if value < 10:
+    if 0 < value < 10:
         return f"{value:.1f} s"
     for limit, unit, size in ((100, "s", 1), (100 * 60, "min", 60), (48 * 3600, "h", 3600)):
         if value < limit:
@@ -86,6 +89,11 @@ def object_name(object_kind: str) -> str:
     return OBJECT_NAMES.get(object_kind, object_kind)
 
 
+def unbroken(text: str) -> str:
+    """The name of the disease stays on one line, and arrows are arrows."""
+    return text.replace("COVID-19", "COVID\u201119").replace("->", "\u2192")
+
+
 def dimse(status: int | None) -> str:
     """A DIMSE status as DICOM writes it."""
     return "" if status is None else f"0x{status:04X}"
@@ -101,4 +109,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "kind": kind,
     "object_name": object_name,
     "dimse": dimse,
+    "unbroken": unbroken,
 }

@@ -1,0 +1,169 @@
+"""What the pages show and do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from store.states import StudyState
+
+
+def test_the_overview_names_what_is_wrong(admin: object) -> None:
+    page = admin.get("/")
+    assert "ward does not take results" in page
+    assert "Everything works" not in page
+    assert "images/min" in page and "no association" in page
+
+
+def test_a_silent_worker_is_the_headline(open_page: Callable[..., object], node: object) -> None:
+    page = open_page()
+    page.log_in("a-viewers-token")
+    before = node.clock.now
+    node.clock.tick(120)
+    try:
+        assert "Not running: listener, worker, delivery" in page.get("/live")
+        assert page.client.get("/readyz").status_code == 503
+    finally:
+        node.clock.now = before
+
+
+def test_health_names_what_it_looked_at(open_page: Callable[..., object]) -> None:
+    page = open_page()
+    answer = page.client.get("/healthz")
+    assert answer.status_code == 200
+    assert set(answer.json()["checks"]) == {"database", "listener", "worker", "delivery", "storage"}
+    assert set(page.client.get("/readyz").json()["checks"]) == {"database", "listener", "storage"}
+
+
+@pytest.mark.parametrize("word", ["PHANTOM^ILL", "uid"])
+def test_a_study_is_found_by_patient_id_and_by_uid(admin: object, node: object, word: str) -> None:
+    uid = node.studies["ill"]
+    page = admin.get("/studies?q=" + (uid if word == "uid" else word))
+    assert page.count("<tr>") == 2 and uid in page
+
+
+def test_the_list_can_be_filtered_by_state(admin: object, node: object) -> None:
+    page = admin.get("/studies?state=failed&state=skipped")
+    assert node.studies["damaged"] in page and node.studies["short"] in page
+    assert node.studies["ill"] not in page
+    assert "No study fits" in admin.get("/studies?state=screening")
+
+
+@pytest.mark.parametrize(
+    "query", ["page=-1", "page=x", "since=never", "state=nonsense", "q=%25%27%3B--", "page=99999999"]
+)
+def test_a_senseless_search_is_no_error(admin: object, query: str) -> None:
+    admin.get("/studies?" + query)
+
+
+def test_a_study_shows_verdicts_objects_history_and_the_notice(admin: object, node: object) -> None:
+    page = admin.get(f"/studies/{node.studies['ill']}")
+    for words in (
+        "CT pattern compatible with COVID\u201119 pneumonia",
+        "M3Lung-Sys",
+        "Lung involvement",
+        "Structured report",
+        "archive",
+        "0x0000",
+        "not a medical device",
+        "the only axial CT series",
+        "no instance for 30 s",
+    ):
+        assert words in page, words
+    assert page.count("not a medical device") == 1
+
+
+def test_slices_come_as_pictures_with_layers(admin: object, node: object) -> None:
+    base = f"/studies/{node.studies['ill']}/slices"
+    ct = admin.client.get(f"{base}/ct/12")
+    assert ct.headers["content-type"] == "image/jpeg" and ct.content[:3] == b"\xff\xd8\xff"
+    assert "private" in ct.headers["cache-control"]
+    lesion = admin.client.get(f"{base}/lesion/12")
+    assert lesion.content[:4] == b"\x89PNG"
+    for missing in ("ct/9999", "nonsense/1", "ct/-1"):
+        assert admin.client.get(f"{base}/{missing}").status_code == 404
+
+
+def test_an_unknown_study_is_said_so(admin: object) -> None:
+    answer = admin.client.get("/studies/1.2.3.4")
+    assert answer.status_code == 404 and "has no study 1.2.3.4" in answer.text
+
+
+def test_a_viewer_sees_pseudonyms_unless_configured(viewer: object, node: object, open_page) -> None:  # type: ignore[no-untyped-def]
+    address = f"/studies/{node.studies['ill']}"
+    for page in ("/studies", address):
+        assert "phantom ill" not in viewer.get(page).lower()
+    trusted = open_page(viewers_see_names=True)
+    trusted.log_in("a-viewers-token")
+    assert "Phantom Ill" in trusted.get(address)
+
+
+def test_a_viewer_cannot_act(viewer: object, node: object) -> None:
+    address = f"/studies/{node.studies['ill']}/resend"
+    assert viewer.client.get(address).status_code == 403
+    assert viewer.client.post(address, data={"csrf_token": viewer.csrf}).status_code == 403
+    assert "Resend" not in viewer.get(f"/studies/{node.studies['ill']}")
+
+
+def test_resend_asks_acts_and_is_written_down(
+    admin: object, node: object, audit_lines: Callable[[], list[str]]
+) -> None:
+    uid = node.studies["second"]
+    address = f"/studies/{uid}/resend"
+    assert "sent to all their destinations again" in admin.get(address)
+    answer = admin.client.post(address, data={"csrf_token": admin.csrf}, follow_redirects=False)
+    assert answer.status_code == 303
+    assert (
+        'csd-code="110111"' in audit_lines()[-1] and uid in audit_lines()[-1] and "ann" in audit_lines()[-1]
+    )
+    page = admin.get(answer.headers["location"])
+    assert "send again" in page and "admin ann" in page
+    from store import queries
+
+    with node.database.read() as session:
+        assert queries.why(session, uid).study.state is StudyState.DELIVERING
+
+
+def test_what_makes_no_sense_is_refused_in_words(admin: object, node: object) -> None:
+    answer = admin.client.post(f"/studies/{node.studies['receiving']}/retry", data={"csrf_token": admin.csrf})
+    assert answer.status_code == 409 and "only a failed or skipped one is retried" in answer.text
+
+
+def test_looking_at_a_study_is_audited(
+    admin: object, node: object, audit_lines: Callable[[], list[str]]
+) -> None:
+    admin.get(f"/studies/{node.studies['short']}")
+    assert 'csd-code="110103"' in audit_lines()[-1] and node.studies["short"] in audit_lines()[-1]
+
+
+def test_the_configuration_is_shown_without_secrets(admin: object) -> None:
+    page = admin.get("/configuration")
+    assert "reserve_mb: 1" in page and "***" in page
+    from node.web.access import token_digest
+
+    assert token_digest("an-admins-token") not in page
+
+
+def test_metrics_tell_the_numbers_once(open_page: Callable[..., object], node: object) -> None:
+    page = open_page()
+    text = page.get("/metrics")
+    instances = sum(1 for line in text.splitlines() if line.startswith("lungnode_instances_received_total "))
+    assert instances == 1
+    for line in (
+        'lungnode_verdicts_total{system="jcs",verdict="positive"} 3.0',
+        'lungnode_errors_total{kind="undecodable"} 1.0',
+        'lungnode_refusals_total{reason="not_allowed",what="association"} 1.0',
+        'lungnode_delivery_objects{destination="ward",state="pending"} 1.0',
+        'lungnode_stage_seconds_count{stage="jcs_classify"} 3.0',
+    ):
+        assert line in text, line
+    again = page.get("/metrics")
+    assert 'lungnode_errors_total{kind="undecodable"} 1.0' in again
+
+
+def test_metrics_can_be_closed(open_page: Callable[..., object]) -> None:
+    page = open_page(open_metrics=False)
+    assert page.client.get("/metrics").status_code == 401
+    page.log_in("a-viewers-token")
+    assert page.client.get("/metrics").status_code == 200
