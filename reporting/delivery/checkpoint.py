@@ -8,6 +8,7 @@ flag and wait, the reactor swallows the answer, and the sender waits for it unti
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from pynetdicom.association import Association
 
@@ -24,23 +25,24 @@ class Checkpoint(threading.Event):
         self._change = threading.Condition()
         self._open = True
         self._parked = False
+        self._turn_due = False
 
     def is_set(self) -> bool:
         """Whether the reactor may run."""
         return self._open
 
     def set(self) -> None:
-        """Let the reactor run."""
+        """Let the reactor run, for one turn at least: it is the reactor that sees an abort."""
         with self._change:
-            self._open = True
+            self._open = self._turn_due = True
             self._change.notify_all()
 
     def clear(self) -> None:
         """Stop the reactor; returns when it waits, or has ended."""
         with self._change:
+            self._await(lambda: not self._turn_due)
             self._open = False
-            while not self._parked and self._reactor.is_alive():
-                self._change.wait(PATIENCE_S)
+            self._await(lambda: self._parked)
 
     def wait(self, timeout: float | None = None) -> bool:
         """What the reactor calls: stand still until it may run."""
@@ -48,8 +50,13 @@ class Checkpoint(threading.Event):
             self._parked = True
             self._change.notify_all()
             passed = self._change.wait_for(lambda: self._open, timeout)
-            self._parked = False
+            self._parked = self._turn_due = False
+            self._change.notify_all()
             return passed
+
+    def _await(self, condition: Callable[[], bool]) -> None:
+        while not condition() and self._reactor.is_alive():
+            self._change.wait(PATIENCE_S)
 
 
 def guard(association: Association) -> None:

@@ -222,6 +222,8 @@ def _send(association: Association, item: Parcel) -> Outcome:
     except Exception as error:  # noqa: BLE001 - reading and encoding a foreign file can raise anything
         return Outcome(item.path, Verdict.FAILED, None, f"could not be read or encoded: {error}")
     if "Status" not in answer:
+        if association.is_established:
+            association.abort()  # an answer that comes late would be taken for the next one's
         return Outcome(item.path, Verdict.FAILED, None, "the peer did not answer")
     return _judged(item.path, int(answer.Status), str(answer.get("ErrorComment", "")).strip())
 
