@@ -1,0 +1,164 @@
+"""SIGKILL at every edge: nothing acknowledged is lost, no result set is doubled, every study reaches its end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from store.migrations import current, head, upgrade
+from store.models import Transition
+
+PARTS = ("listener", "worker", "delivery")
+TIMES = int(os.environ.get("LUNGNODE_KILL_TIMES", "1"))
+ROUNDS = int(os.environ.get("LUNGNODE_KILL_ROUNDS", "4"))
+
+EDGES = [
+    ("listener", "during a C-STORE, a data set half written", "scp.receipt:Reception.write", "before", 8),
+    ("listener", "during a C-STORE, between write and rename", "scp.spool:Spool.keep", "before", 5),
+    ("listener", "between rename and flush", "scp.spool:IncomingFile.flush", "before", 5),
+    ("listener", "between rename and commit", "scp.receipt:Receiver._record", "before", 5),
+    ("listener", "between commit and answer", "scp.receipt:Receiver._record", "after", 5),
+    (
+        "listener",
+        "while a study is completed, before the commit",
+        "store.revisions:complete_study",
+        "after",
+        1,
+    ),
+    ("worker", "while claiming, before the commit", "store.claims:_claim", "after", 1),
+    ("worker", "after the claim", "node.worker:Worker._screen", "before", 1),
+    ("worker", "in the middle of inference", "light_casework:infer", "before", 1),
+    ("worker", "between two result objects in the outbox", "node.outbox:write_durably", "before", 3),
+    ("worker", "results in the store, before the commit", "store.results:record_results", "after", 1),
+    ("worker", "after the commit of the results", "node.worker:Worker._record", "after", 1),
+    ("delivery", "between two result objects on the wire", "reporting.delivery.scu:_send", "before", 3),
+    ("delivery", "after the PACS stored, before the node noted", "reporting.delivery.scu:_send", "after", 2),
+    ("delivery", "delivery noted, before the commit", "store.deliveries:record_delivered", "after", 2),
+]
+
+
+@pytest.mark.parametrize(("part", "fault", "function", "when", "nth"), EDGES, ids=[e[1] for e in EDGES])
+def test_killed_at_an_edge(
+    world: Any,
+    study: Callable[..., Any],
+    tallies: dict[str, Any],
+    part: str,
+    fault: str,
+    function: str,
+    when: str,
+    nth: int,
+) -> None:
+    edge = conftest(world).Edge(function, when, nth)
+    tally = tallies.setdefault(fault, conftest(world).Tally(fault, f"SIGKILL of the {part}"))
+    for other in PARTS:
+        if other != part:
+            world.start(other)
+    for _ in range(TIMES):
+        before = world.deaths[part]
+        if part in world.parts:
+            world.stop(part)
+        world.start(part, edge)
+        uid, instances = study()
+        world.send(instances)
+        world.await_end(uid)
+        assert world.deaths[part] > before, f"the {part} did not come to its edge: {world.log()}"
+        world.check(uid, instances, tally)
+
+
+def conftest(world: Any) -> Any:
+    """The module of the fixtures, which no test can import by name."""
+    return sys.modules[type(world).__module__]
+
+
+def test_killed_at_any_time(world: Any, study: Callable[..., Any], tallies: dict[str, Any]) -> None:
+    """Any part, at random times, while studies come in."""
+    tally = tallies.setdefault(
+        "any time, any part", conftest(world).Tally("any time, any part", "SIGKILL at random times")
+    )
+    seed = int(os.environ.get("LUNGNODE_KILL_SEED", "7"))
+    chance = random.Random(seed)
+    for part in PARTS:
+        world.start(part)
+    over = threading.Event()
+
+    def killer() -> None:
+        while not over.wait(chance.uniform(0.1, 2.0)):
+            process = world.parts.get(chance.choice(PARTS))
+            if process is not None and process.poll() is None:
+                process.kill()
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    studies = []
+    try:
+        for _ in range(ROUNDS):
+            uid, instances = study(slices=6, size=128)
+            studies.append((uid, instances))
+            world.send(instances)
+    finally:
+        over.set()
+        thread.join()
+    for uid, instances in studies:
+        world.await_end(uid)
+        world.check(uid, instances, tally)
+    assert world.deaths.total() >= 1, f"nothing was killed with seed {seed}"
+
+
+def test_a_worker_that_hangs_is_taken_over_and_its_late_result_refused(
+    world: Any, study: Callable[..., Any], tallies: dict[str, Any]
+) -> None:
+    fault = "a worker hangs in the middle of inference"
+    tally = tallies.setdefault(
+        fault, conftest(world).Tally(fault, "SIGSTOP; another worker takes over; SIGCONT")
+    )
+    world.start("listener")
+    world.start("delivery")
+    world.start(
+        "worker", conftest(world).Edge("light_casework:infer", "before", 1, signal.SIGSTOP), name="hung"
+    )
+    uid, instances = study()
+    world.send(instances)
+    world.until(lambda: is_stopped(world.parts["hung"].pid), "the worker hangs")
+    world.start("worker")
+    world.await_end(uid)
+    world.parts["hung"].send_signal(signal.SIGCONT)
+    world.until(lambda: "lease lost" in world.log(), "the late result is refused")
+    world.check(uid, instances, tally)
+    with world.database.read() as session:
+        said = " ".join(session.scalars(select(Transition.why)))
+    assert "let its lease run out" in said
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.parametrize("nth", [1, 6, 12])
+def test_killed_during_a_migration(tmp_path: Path, tallies: dict[str, Any], world: Any, nth: int) -> None:
+    """A migration is one transaction: killed anywhere, the schema that was there is there."""
+    from store.connection import create_store_engine
+
+    fault = "during a migration"
+    tally = tallies.setdefault(fault, conftest(world).Tally(fault, "SIGKILL of the starting node"))
+    settings = (tmp_path / "config.yaml").read_text().replace("lungnode.db", "other.db")
+    (tmp_path / "other.yaml").write_text(settings)
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    command = [sys.executable, str(conftest(world).PROGRAM), "migration", str(tmp_path / "other.yaml")]
+    edge = ["alembic.op:create_table", "after", str(nth), str(int(signal.SIGKILL))]
+    died = subprocess.run([*command, *edge], capture_output=True, timeout=120, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    engine = create_store_engine(url)
+    assert current(engine) is None
+    engine.dispose()
+    assert upgrade(url) == (None, head())
+    tally.tried += 1
