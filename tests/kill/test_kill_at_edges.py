@@ -60,13 +60,9 @@ def test_killed_at_an_edge(
 ) -> None:
     edge = conftest(world).Edge(function, when, nth)
     tally = tallies.setdefault(fault, conftest(world).Tally(fault, f"SIGKILL of the {part}"))
-    for other in PARTS:
-        if other != part:
-            world.start(other)
     for _ in range(TIMES):
         before = world.deaths[part]
-        if part in world.parts:
-            world.stop(part)
+        world.run(*(other for other in PARTS if other != part))
         world.start(part, edge)
         uid, instances = study()
         world.send(instances)
@@ -87,8 +83,8 @@ def test_killed_at_any_time(world: Any, study: Callable[..., Any], tallies: dict
     )
     seed = int(os.environ.get("LUNGNODE_KILL_SEED", "7"))
     chance = random.Random(seed)
-    for part in PARTS:
-        world.start(part)
+    world.run(*PARTS)
+    before = world.deaths.total()
     over = threading.Event()
 
     def killer() -> None:
@@ -111,7 +107,7 @@ def test_killed_at_any_time(world: Any, study: Callable[..., Any], tallies: dict
     for uid, instances in studies:
         world.await_end(uid)
         world.check(uid, instances, tally)
-    assert world.deaths.total() >= 1, f"nothing was killed with seed {seed}"
+    assert world.deaths.total() > before, f"nothing was killed with seed {seed}"
 
 
 def test_a_worker_that_hangs_is_taken_over_and_its_late_result_refused(
@@ -121,8 +117,7 @@ def test_a_worker_that_hangs_is_taken_over_and_its_late_result_refused(
     tally = tallies.setdefault(
         fault, conftest(world).Tally(fault, "SIGSTOP; another worker takes over; SIGCONT")
     )
-    world.start("listener")
-    world.start("delivery")
+    world.run("listener", "delivery")
     world.start(
         "worker", conftest(world).Edge("light_casework:infer", "before", 1, signal.SIGSTOP), name="hung"
     )
@@ -144,16 +139,17 @@ def is_stopped(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("nth", [1, 6, 12])
-def test_killed_during_a_migration(tmp_path: Path, tallies: dict[str, Any], world: Any, nth: int) -> None:
+def test_killed_during_a_migration(tallies: dict[str, Any], world: Any, nth: int) -> None:
     """A migration is one transaction: killed anywhere, the schema that was there is there."""
     from store.connection import create_store_engine
 
     fault = "during a migration"
     tally = tallies.setdefault(fault, conftest(world).Tally(fault, "SIGKILL of the starting node"))
-    settings = (tmp_path / "config.yaml").read_text().replace("lungnode.db", "other.db")
-    (tmp_path / "other.yaml").write_text(settings)
-    url = f"sqlite:///{tmp_path / 'other.db'}"
-    command = [sys.executable, str(conftest(world).PROGRAM), "migration", str(tmp_path / "other.yaml")]
+    name = f"other-{nth}"
+    settings = (world.folder / "config.yaml").read_text().replace("lungnode.db", f"{name}.db")
+    (world.folder / f"{name}.yaml").write_text(settings)
+    url = f"sqlite:///{world.folder / name}.db"
+    command = [sys.executable, str(conftest(world).PROGRAM), "migration", str(world.folder / f"{name}.yaml")]
     edge = ["alembic.op:create_table", "after", str(nth), str(int(signal.SIGKILL))]
     died = subprocess.run([*command, *edge], capture_output=True, timeout=120, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
