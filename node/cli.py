@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from node.command_options import CommandError, ConfigOption, JsonOption, read_configuration, say, since
+from node.operation_commands import add_operation_commands
 from node.routing.command import rules
+from node.service_commands import add_service_commands
+from node.study_commands import add_study_commands
 
 if TYPE_CHECKING:
-    from node.configuration import Configuration
     from reporting.delivery.scu import Peer
 
 app = typer.Typer(
@@ -32,25 +35,12 @@ config = typer.Typer(no_args_is_help=True, help="The configuration.")
 app.add_typer(studies, name="studies")
 app.add_typer(config, name="config")
 app.add_typer(rules, name="rules")
+add_study_commands(studies)
+add_operation_commands(app)
+add_service_commands(app)
 
-CONFIG = Path("config.yaml")
 EX_CONFIG = 78
 """sysexits.h. What an admin has to mend ends a service of systemd with it, and systemd does not start it again."""
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="LUNGNODE_CONFIG",
-        help="Configuration file; config.yaml of this folder where there is one, else the defaults.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-class CommandError(Exception):
-    """A command cannot do what it was asked; the message is for people, one line a problem."""
 
 
 def main() -> None:
@@ -118,12 +108,6 @@ _FORESEEN = frozenset(
 """Errors whose message was written for people, by name: importing them all would take a second."""
 
 
-def _configuration(path: Path | None) -> Configuration:
-    from node.configuration import load_configuration
-
-    return load_configuration(path or (CONFIG if CONFIG.is_file() else None))
-
-
 def _peer(text: str) -> Peer:
     from reporting.delivery.scu import Peer
 
@@ -159,7 +143,7 @@ def serve(
     from node.parts import PARTS
     from node.serve import run_part, serve_all
 
-    reread = partial(_configuration, configuration)
+    reread = partial(read_configuration, configuration)
     settings = reread()
     if not only:
         raise typer.Exit(serve_all(settings, reread))
@@ -223,7 +207,7 @@ def screen(
     from node.offline import screen_folder
     from node.verdicts import print_verdicts
 
-    settings = _configuration(configuration)
+    settings = read_configuration(configuration)
     casework = open_casework(settings, ("seg", "gsps", "pm", "sr"))
     with casework.systems:
         result = screen_folder(folder, out, casework)
@@ -244,7 +228,7 @@ def echo(
     from reporting.delivery.scu import Peer
     from reporting.delivery.scu import echo as send_echo
 
-    settings = _configuration(configuration)
+    settings = read_configuration(configuration)
     known = {d.name: Peer(d.ae_title, d.host, d.port) for d in settings.destinations}
     if "@" not in peer and peer not in known:
         names = ", ".join(known) or "none is configured"
@@ -255,26 +239,38 @@ def echo(
 
 
 @app.command()
-def status(configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+def status(
+    configuration: ConfigOption = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Renew it until Ctrl-C.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Whether the node runs, and how many studies and deliveries stand where.
 
-    [bold]Example:[/bold] lungnode status
+    [bold]Example:[/bold] lungnode status --watch
     """
-    from node.inspection import node_status
+    from node.inspection import node_status, watched
 
-    _show(configuration, lambda store: node_status(store, datetime.now(UTC)), as_json)
+    def question(store: Any) -> Any:
+        return node_status(store, datetime.now(UTC))
+
+    if watch and not as_json:
+        watched(read_configuration(configuration), question)
+    _show(configuration, question, as_json)
 
 
 @studies.command("list")
 def studies_list(
     configuration: ConfigOption = None,
     state: Annotated[list[str] | None, typer.Option(help="Only studies in this state; repeatable.")] = None,
+    changed_since: Annotated[
+        str, typer.Option("--since", help="Only studies that changed since then: 90m, 12h, 1d, 2026-01-31.")
+    ] = "",
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List studies, newest change first.
 
-    [bold]Example:[/bold] lungnode studies list --state failed
+    [bold]Example:[/bold] lungnode studies list --state failed --since 1d
     """
     from node.inspection import study_list
     from store.states import StudyState
@@ -283,7 +279,8 @@ def studies_list(
     for name in state or []:
         if name not in allowed:
             raise CommandError(f"{name!r} is no state; allowed are {', '.join(allowed)}")
-    _show(configuration, lambda store: study_list(store, state or [], limit), as_json)
+    start = since(changed_since, datetime.now(UTC)) if changed_since else None
+    _show(configuration, lambda store: study_list(store, state or [], limit, start), as_json)
 
 
 @studies.command("show")
@@ -308,22 +305,6 @@ def studies_why(uid: str, configuration: ConfigOption = None, as_json: JsonOptio
     _show(configuration, lambda store: study_history(store, uid), as_json)
 
 
-@studies.command("retry")
-def studies_retry(uid: str, configuration: ConfigOption = None) -> None:
-    """Try a failed or skipped study again.
-
-    [bold]Example:[/bold] lungnode studies retry 1.2.840.113619.2.5
-    """
-    import getpass
-
-    from node.inspection import opened
-    from store import admin
-
-    with opened(_configuration(configuration)) as database, database.write() as session:
-        state = admin.retry(session, uid, who=f"admin {getpass.getuser()}", now=datetime.now(UTC))
-    print(f"study {uid} is {state} again")
-
-
 @config.command("check")
 def config_check(configuration: ConfigOption = None) -> None:
     """Say whether the configuration can be used, model packages included.
@@ -332,7 +313,7 @@ def config_check(configuration: ConfigOption = None) -> None:
     """
     from engine.packages import read_package
 
-    settings = _configuration(configuration)
+    settings = read_configuration(configuration)
     packages = [read_package(path) for path in settings.models]
     listener = settings.listener
     print(f"listener {listener.ae_title} on {listener.host}:{listener.port}")
@@ -347,6 +328,20 @@ def config_check(configuration: ConfigOption = None) -> None:
             f"model {package.metadata.name} {package.metadata.version} ({package.metadata.system}), {package.path}"
         )
     print("the configuration is right")
+
+
+@config.command("show")
+def config_show(configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """The configuration as it is in force, every key, without secrets.
+
+    [bold]Example:[/bold] lungnode config show
+    """
+    import yaml
+
+    from node.configured import shown_configuration
+
+    shown = shown_configuration(read_configuration(configuration))
+    say(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip(), shown, as_json)
 
 
 def _mount_training(name: str, help_: str) -> None:
@@ -373,6 +368,6 @@ def _show(configuration: Path | None, question: Callable[[Any], Any], as_json: b
     """Ask the store and print the answer as tables or JSON."""
     from node.inspection import opened, print_answer
 
-    with opened(_configuration(configuration)) as database:
+    with opened(read_configuration(configuration)) as database:
         answer = question(database)
     print_answer(answer, as_json)

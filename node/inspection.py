@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from node.configuration import Configuration
 from node.verdicts import verdict_lines
@@ -18,6 +21,7 @@ from store import processes, queries
 from store.database import Database, open_database
 from store.states import StudyState
 
+WATCH_SECONDS = 1.0
 STALE_SECONDS = 60
 """A process that has not been heard of for this long is called silent."""
 
@@ -48,6 +52,17 @@ def print_answer(answer: Answer, as_json: bool) -> None:
         answer.paint(Console(highlight=False))
 
 
+def watched(configuration: Configuration, question: Callable[[Database], Answer]) -> NoReturn:
+    """Show an answer and renew it until somebody ends the program."""
+    screen = Console(highlight=False)
+    with opened(configuration) as database, Live(console=screen, screen=True, auto_refresh=False) as live:
+        while True:
+            with screen.capture() as painted:
+                question(database).paint(screen)
+            live.update(Text.from_ansi(painted.get()), refresh=True)
+            time.sleep(WATCH_SECONDS)
+
+
 def node_status(database: Database, now: datetime) -> Answer:
     """Processes with their last heartbeat, studies by state, objects waiting by destination."""
     with database.read() as session:
@@ -73,10 +88,14 @@ def node_status(database: Database, now: datetime) -> Answer:
     return Answer(data, paint)
 
 
-def study_list(database: Database, states: Sequence[str], limit: int) -> Answer:
-    """Studies, newest change first."""
+def study_list(
+    database: Database, states: Sequence[str], limit: int, since: datetime | None = None
+) -> Answer:
+    """Studies, newest change first; since: only those that changed at or after it."""
     with database.read() as session:
-        lines = queries.list_studies(session, states=[StudyState(s) for s in states], limit=limit)
+        lines = queries.list_studies(
+            session, states=[StudyState(s) for s in states], since=since, limit=limit
+        )
 
     def paint(console: Console) -> None:
         rows = [

@@ -1,0 +1,161 @@
+"""Readiness, reload and watchdog, against a socket that listens as systemd does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.configuration import Configuration, ConfigurationError
+from node.reloading import ReloadablePart
+from node.service_manager import ServiceManager, WatchedStop, watchdog
+
+
+@dataclass
+class Systemd:
+    """The other end of NOTIFY_SOCKET."""
+
+    channel: socket.socket
+    address: str
+
+    def heard(self, seconds: float = 5) -> str:
+        self.channel.settimeout(seconds)
+        return self.channel.recv(4096).decode()
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address)
+        yield Systemd(channel, address)
+
+
+@pytest.mark.parametrize(
+    ("environment", "watchdog_seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, None),
+        ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "7"}, 30.0),
+        ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "8"}, None),
+        ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_what_the_environment_says(environment: dict[str, str], watchdog_seconds: float | None) -> None:
+    manager = ServiceManager.from_environment(environment, pid=7)
+    assert manager.watchdog_seconds == watchdog_seconds
+    assert manager.present is ("NOTIFY_SOCKET" in environment)
+
+
+def test_messages_arrive_on_a_path_and_on_an_abstract_socket(systemd: Systemd) -> None:
+    ServiceManager(systemd.address).ready()
+    assert systemd.heard() == "READY=1"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        name = f"lungnode-test-{os.getpid()}"
+        channel.bind("\0" + name)
+        channel.settimeout(5)
+        ServiceManager("@" + name).status("serves")
+        assert channel.recv(100) == b"STATUS=serves"
+
+
+def test_the_watchdog_is_told_only_while_the_loop_comes_round(systemd: Systemd) -> None:
+    manager = ServiceManager(systemd.address, watchdog_seconds=0.06)
+    hung = threading.Event()
+    with watchdog(manager, lambda: not hung.is_set()):
+        assert systemd.heard() == "WATCHDOG=1"
+        hung.set()
+        systemd.channel.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            for _ in range(50):  # one that was on its way may still come
+                systemd.channel.recv(100)
+
+
+def test_a_stop_knows_when_it_was_last_looked_at() -> None:
+    seconds = [0.0]
+    stop = WatchedStop(lambda: seconds[0])
+    seconds[0] = 40.0
+    assert stop.silent_seconds == 40.0
+    assert not stop.is_set()
+    assert stop.silent_seconds == 0.0
+    stop.set()
+    assert stop.wait(1)
+
+
+class Part:
+    """A part that tells how it was run."""
+
+    def __init__(self) -> None:
+        self.levels: list[str] = []
+        self.ready = threading.Semaphore(0)
+
+    def run(self, configuration: Configuration, stop: Any, ready: Any) -> None:
+        level = configuration.log.level
+        if level == "error":
+            raise OSError("this cannot be used")
+        self.levels.append(level)
+        ready()
+        self.ready.release()
+        while not stop.wait(0.05):
+            pass
+
+
+def _with_level(level: str, **changes: object) -> Configuration:
+    configuration = Configuration()
+    log = configuration.log.model_copy(update={"level": level})
+    return configuration.model_copy(update={"log": log, **changes})
+
+
+def test_reload_runs_the_part_with_what_the_file_now_says_and_never_with_what_cannot_be_used(
+    systemd: Systemd,
+) -> None:
+    part, answers = Part(), [_with_level("warning"), ConfigurationError("a: is wrong"), _with_level("error")]
+    changed = threading.Semaphore(0)
+
+    def reread() -> Configuration:
+        answer = answers.pop(0)
+        changed.release()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    manager = ServiceManager(systemd.address)
+    runner = ReloadablePart("web", part.run, _with_level("info"), reread, manager, lambda: None)
+    thread = threading.Thread(target=runner.run, daemon=True)
+    thread.start()
+    assert part.ready.acquire(timeout=5) and systemd.heard() == "READY=1"
+    runner.reload()
+    assert part.ready.acquire(timeout=5)
+    assert systemd.heard().startswith("RELOADING=1\nMONOTONIC_USEC=") and systemd.heard() == "READY=1"
+    runner.reload()  # the file is broken
+    assert systemd.heard() == "STATUS=reload refused: a: is wrong"
+    runner.reload()  # the file is right, but the part cannot run with it
+    assert systemd.heard().startswith("RELOADING=1")
+    assert systemd.heard() == "STATUS=reload refused: this cannot be used"
+    assert part.ready.acquire(timeout=5) and systemd.heard() == "READY=1"
+    runner.end()
+    thread.join(5)
+    assert not thread.is_alive() and systemd.heard() == "STOPPING=1"
+    assert part.levels == ["info", "warning", "warning"]
+
+
+def test_another_database_takes_a_restart(systemd: Systemd) -> None:
+    part = Part()
+    elsewhere = Configuration().database.model_copy(update={"url": "sqlite:///elsewhere.db"})
+    other = _with_level("warning", database=elsewhere)
+    manager = ServiceManager(systemd.address)
+    runner = ReloadablePart("web", part.run, _with_level("info"), lambda: other, manager, lambda: None)
+    thread = threading.Thread(target=runner.run, daemon=True)
+    thread.start()
+    assert part.ready.acquire(timeout=5) and systemd.heard() == "READY=1"
+    runner.reload()
+    assert "database.url has changed" in systemd.heard()
+    runner.end()
+    thread.join(5)
+    assert part.levels == ["info"]
