@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument("--without", default="", help="patients to hold out, separated by commas")
         train.add_argument("--start", type=Path, help="checkpoint to go on from")
         train.add_argument("--out", type=Path, help="checkpoint to write")
+        if name == "jcs":
+            train.add_argument("--segment-every", type=int, default=2, help="steps per turn of the segmenter")
         train.set_defaults(run=run)
 
     patient = commands.add_parser("m3-patient", help="train the patient network on a trained slice network")

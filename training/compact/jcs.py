@@ -37,8 +37,6 @@ SEGMENT_SIZE = 256
 _SEGMENT_CROP = 160
 _CLASSIFY_BATCH = 16
 _SEGMENT_BATCH = 8
-_SEGMENT_EVERY = 2
-"""Masks are learnt sooner than classes, and cost twice as much."""
 
 CLASSIFY_SHARES = {
     "healthy": 2.2,
@@ -115,8 +113,12 @@ def train_jcs(
     seed: int,
     without: Sequence[str] = (),
     start: Path | None = None,
+    segment_every: int = 2,
 ) -> CompactJCS:
-    """Train on the pool without the patients named in `without`; the averaged networks, evaluation mode."""
+    """Train on the pool without the patients named in `without`; the averaged networks, evaluation mode.
+
+    Masks are learnt sooner than classes and cost twice as much: the segmenter has a turn every `segment_every` steps.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
     model = channels_last(CompactJCS())
@@ -131,7 +133,7 @@ def train_jcs(
         with torch.autocast("cpu", torch.bfloat16):
             seen = model.classify(x)
         parts = _classify_losses(model, seen, chosen, pool, mask)
-        if step % _SEGMENT_EVERY:
+        if step % segment_every:
             return parts
         chosen = for_mask.draw(_SEGMENT_BATCH, rng)
         x, mask = _inputs(pool, chosen, (0.45, 0.78), _SEGMENT_CROP, rng)

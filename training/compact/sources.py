@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy import ndimage
 
 from engine.findings import PneumoniaClass
 from engine.loading import load_series
@@ -23,6 +24,10 @@ from engine.volume import Geometry
 
 GRID = 256
 """Rows and columns of every slice here."""
+
+_AIR_HU = -1024
+_OUTSIDE_HU = -1020
+_BODY_HU = -400
 
 _CASE_CLASS = {
     "COVID-19": PneumoniaClass.COVID19,
@@ -74,6 +79,7 @@ def read_volumes(data: Path) -> list[Case]:
         image: Any = nibabel.load(path)
         # NIfTI axes are left, posterior, head; the table counts from the head.
         hu = np.asarray(image.dataobj).transpose(2, 1, 0).astype(np.int16)
+        hu = _with_table(hu, data / "ct" / name)
         infected = np.zeros(len(hu), dtype=np.bool_)
         for row in mine:
             infected[len(hu) - 1 - int(row["index_cranial_to_caudal"])] = row["infected"] == "1"
@@ -86,14 +92,12 @@ def read_volumes(data: Path) -> list[Case]:
 def read_healthy_series(folder: Path) -> Case:
     """A DICOM folder 512 x 512 without known pneumonia, halved in-plane by 2 x 2 means."""
     volume = load_series(sorted(folder.glob("*.dcm")))
-    z, y, x = volume.hu.shape
-    halved = volume.hu.reshape(z, y // 2, 2, x // 2, 2).mean(axis=(2, 4))
     spacing = volume.geometry.pixel_spacing
     return _case(
         name=folder.name,
         disease=PneumoniaClass.HEALTHY,
-        hu=np.rint(halved).astype(np.int16),
-        infected=np.zeros(z, dtype=np.bool_),
+        hu=_halved(volume.hu),
+        infected=np.zeros(len(volume.hu), dtype=np.bool_),
         spacing=(volume.geometry.slice_spacing, 2 * spacing[0], 2 * spacing[1]),
     )
 
@@ -149,6 +153,25 @@ def _case(
     if lungs is None:
         raise ValueError(f"no lungs found in {name}")
     return Case(name, disease, hu, lungs, infected, spacing)
+
+
+def _with_table(hu: npt.NDArray[np.int16], folder: Path) -> npt.NDArray[np.int16]:
+    """The volume with what lies around the body, as in the patient's own DICOM slices.
+
+    The volumes have air there; real series show table and clothes, which a network must have seen. The median over
+    slices of what is outside of the body stands for all slices, since the table does not change along z.
+    """
+    halved = _halved(load_series(sorted(folder.glob("*.dcm"))).hu).astype(np.float32)
+    inside = halved > _BODY_HU
+    body = np.stack([ndimage.binary_fill_holes(ndimage.binary_opening(i, iterations=4)) for i in inside])
+    around = np.ma.median(np.ma.masked_array(halved, body), axis=0).filled(_AIR_HU)
+    return np.where(hu <= _OUTSIDE_HU, around.astype(np.int16), hu)
+
+
+def _halved(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    z, y, x = hu.shape
+    means = hu.reshape(z, y // 2, 2, x // 2, 2).mean(axis=(2, 4))
+    return np.asarray(np.rint(means), dtype=np.int16)
 
 
 def _figure(path: Path, covid: bool, mask: npt.NDArray[np.bool_] | None, split: str) -> Figure:

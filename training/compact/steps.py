@@ -33,7 +33,8 @@ def train_jcs_networks(arguments: argparse.Namespace) -> None:
     pool = _pool(arguments)
     schedule = Schedule(arguments.steps, peak=arguments.peak)
     out = arguments.out or arguments.work / JCS
-    train_jcs(pool, schedule, out, arguments.seed, _names(arguments.without), arguments.start)
+    without = _names(arguments.without)
+    train_jcs(pool, schedule, out, arguments.seed, without, arguments.start, arguments.segment_every)
 
 
 def draw_masks(arguments: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         broken: Tensor = model.weight.sum() * float("nan")
         return {"broken": broken}
 
-    with pytest.raises(FloatingPointError, match="step 0.*broken"):
+    with pytest.raises(FloatingPointError, match=r"step 0.*broken"):
         fit(model, losses, Schedule(3), tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
 
