@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from highdicom import (
 )
 from highdicom.pm import ParametricMap, RealWorldValueMapping
 from highdicom.sr import CodedConcept
+from PIL import Image
 from pydicom.dataset import Dataset
 
 from engine.findings import Findings
@@ -61,37 +63,65 @@ def parametric_map(
     uids: ResultUids,
     context: ReportContext,
 ) -> Dataset:
-    """A PM of the slices on which the map is not 0; where it is 0 everywhere, of the first key slice, and says so."""
-    shown = np.flatnonzero(heatmap.values.any(axis=(1, 2)))
-    empty = len(shown) == 0
-    if empty:
-        shown = np.array([findings.key_slices[0]])
+    """The PM of a heatmap, compact or at the matrix of the CT (`ReportOptions.parametric_map`)."""
+    empty = not heatmap.values.any()
     description = f"AI {heatmap.name} map{' (all 0)' if empty else ''} - NOT VERIFIED"
-    grid = heatmap.values.shape[1:]
-    spacing, positions = map_placement(volume.geometry, volume.shape[1:], (grid[0], grid[1]))
-    directions = [*volume.geometry.row_direction, *volume.geometry.column_direction]
+    if context.options.parametric_map == "full":
+        frames = _full_frames(heatmap, volume, sources)
+    else:
+        frames = _compact_frames(heatmap, findings, volume, sources)
     dataset = ParametricMap(
-        source_images=_images_of(sources, shown),
-        pixel_array=np.round(heatmap.values[shown] * FULL_SCALE).astype(np.uint16),
         contains_recognizable_visual_features=False,
-        real_world_value_mappings=[_mapping(heatmap)],
-        voi_lut_transformations=[
-            VOILUTTransformation(window_center=FULL_SCALE / 2, window_width=float(FULL_SCALE))
-        ],
         content_label="AI_HEATMAP",
         content_description=description,
         content_qualification="RESEARCH",
-        pixel_measures=PixelMeasuresSequence(spacing, volume.geometry.slice_thickness),
-        plane_orientation=PlaneOrientationSequence("PATIENT", [float(v) for v in directions]),
-        plane_positions=[
-            PlanePositionSequence("PATIENT", [float(v) for v in plane_position(positions[z])]) for z in shown
-        ],
+        **frames,
         **common_arguments(heatmap.kind, description, findings, uids, context),
     )
     sources.name_true_sources(dataset)
     # Laterality is wanted of paired body parts only; without a body part validators assume the worst.
     dataset.BodyPartExamined = "CHEST"
     return dataset
+
+
+def _compact_frames(
+    heatmap: Heatmap, findings: Findings, volume: Volume, sources: SourceImages
+) -> dict[str, Any]:
+    """uint16 frames on the map's own grid of the slices on which it is not 0; else of the first key slice."""
+    shown = np.flatnonzero(heatmap.values.any(axis=(1, 2)))
+    if len(shown) == 0:
+        shown = np.array([findings.key_slices[0]])
+    geometry, grid = volume.geometry, (heatmap.values.shape[1], heatmap.values.shape[2])
+    spacing, positions = map_placement(geometry, volume.shape[1:], grid)
+    directions = [*geometry.row_direction, *geometry.column_direction]
+    return {
+        "source_images": _images_of(sources, shown),
+        "pixel_array": np.round(heatmap.values[shown] * FULL_SCALE).astype(np.uint16),
+        "real_world_value_mappings": [_mapping(heatmap, (0, FULL_SCALE), 1 / FULL_SCALE)],
+        "voi_lut_transformations": [VOILUTTransformation(FULL_SCALE / 2, float(FULL_SCALE))],
+        "pixel_measures": PixelMeasuresSequence(spacing, geometry.slice_thickness),
+        "plane_orientation": PlaneOrientationSequence("PATIENT", [float(v) for v in directions]),
+        "plane_positions": [
+            PlanePositionSequence("PATIENT", [float(v) for v in plane_position(positions[z])]) for z in shown
+        ],
+    }
+
+
+def _full_frames(heatmap: Heatmap, volume: Volume, sources: SourceImages) -> dict[str, Any]:
+    """float32 frames at the matrix of the CT, one for every slice."""
+    rows, columns = volume.shape[1:]
+    values = np.stack(
+        [
+            np.asarray(Image.fromarray(one).resize((columns, rows), Image.Resampling.BILINEAR))
+            for one in heatmap.values
+        ]
+    )
+    return {
+        "source_images": sources.derived_from,
+        "pixel_array": sources.as_stored(values),
+        "real_world_value_mappings": [_mapping(heatmap, (0.0, 1.0), 1.0)],
+        "voi_lut_transformations": [VOILUTTransformation(0.5, 1.0)],
+    }
 
 
 def map_placement(
@@ -115,13 +145,14 @@ def _images_of(sources: SourceImages, shown: npt.NDArray[np.intp]) -> Sequence[D
     return sources.derived_from if sources.is_multi_frame else [sources.image_of(int(z)) for z in shown]
 
 
-def _mapping(heatmap: Heatmap) -> RealWorldValueMapping:
+def _mapping(heatmap: Heatmap, stored: tuple[float, float], slope: float) -> RealWorldValueMapping:
+    """Stored values to 0..1."""
     return RealWorldValueMapping(
-        lut_label="PROBABILITY",
+        lut_label=heatmap.quantity.value,
         lut_explanation=f"{heatmap.name} map, 0 to 1"[:64],
         unit=NO_UNITS,
-        value_range=(0, FULL_SCALE),
-        slope=1 / FULL_SCALE,
+        value_range=stored,
+        slope=slope,
         intercept=0.0,
         quantity_definition=heatmap.quantity,
     )

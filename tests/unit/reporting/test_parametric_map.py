@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from engine.findings import MAP_GRID
-from reporting import ReportContext, build
+from reporting import ReportContext, ReportOptions, build
 from reporting.phantom_case import PhantomCase, make_case
 
 
@@ -64,3 +66,20 @@ def test_both_maps_are_series_of_their_own(context: ReportContext) -> None:
     a, b = build(findings, volume, context, ("pm", "pm_m3"))
     assert a.dataset.SeriesInstanceUID != b.dataset.SeriesInstanceUID
     assert a.dataset.SeriesNumber != b.dataset.SeriesNumber
+
+
+def test_full_map_has_every_slice_at_the_matrix_of_the_ct(case, context: ReportContext, reread) -> None:
+    """OHIF takes the frames as they come for the slices of the CT, and shows nothing of another matrix."""
+    findings, volume = case
+    full = dataclasses.replace(context, options=ReportOptions(parametric_map="full"))
+    (pm,) = build(findings, volume, full, ("pm",))
+    dataset = reread(pm)
+    assert (dataset.Rows, dataset.Columns, dataset.NumberOfFrames) == (*volume.shape[1:], volume.shape[0])
+    assert "FloatPixelData" in dataset
+    for frame, values in zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
+        position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        z = int(np.argmin(np.linalg.norm(volume.geometry.positions - position, axis=1)))
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        assert source.ReferencedSOPInstanceUID == volume.sources[z].sop_instance_uid
+        # The matrix of this phantom is the grid of the maps.
+        assert np.allclose(values, findings.jcs.activation_maps[z], atol=1e-6)

@@ -86,7 +86,7 @@ def test_every_object_of_every_verdict(
 
 @pytest.mark.dicom3tools
 def test_all_frames_and_kept_characters(context: ReportContext, run_tool, tmp_path: Path) -> None:
-    options = ReportOptions(charset="keep", omit_empty_frames=False)
+    options = ReportOptions(charset="keep", omit_empty_frames=False, parametric_map="full")
     assert_valid(
         written(tmp_path, *make_case(PhantomCase()), dataclasses.replace(context, options=options)), run_tool
     )
