@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.findings import Findings
 from engine.loading import load_series
+from engine.packages import read_package
 from engine.runners.interface import RunnerOptions
 from engine.screening import ScreeningSystems, open_systems, screen
 from engine.series_choice import SeriesRules
@@ -113,6 +114,22 @@ class Casework:
         )
 
 
+def open_special_casework(configuration: Configuration) -> dict[tuple[str, ...], Casework]:
+    """Open the packages of rules that name some, by the names that the rules give.
+
+    Raises engine.errors.PackageInvalid, also where a rule names packages that do not make up both systems.
+    """
+    named = {rule.then.packages for rule in configuration.routing if rule.then.packages is not None}
+    return {
+        names: open_casework(
+            configuration.model_copy(
+                update={"models": tuple(path for path in configuration.models if path.name in names)}
+            )
+        )
+        for names in sorted(named)
+    }
+
+
 def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | None = None) -> Casework:
     """Open the model packages that the configuration names.
 
@@ -120,9 +137,10 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
     Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed.
     """
     screening = configuration.screening
-    systems = open_systems(
-        configuration.models, RunnerOptions(precision=screening.precision, threads=screening.threads)
-    )
+    models = configuration.models
+    if any(rule.then.packages is not None for rule in configuration.routing):
+        models = _first_of_each_system(models)
+    systems = open_systems(models, RunnerOptions(precision=screening.precision, threads=screening.threads))
     rules = SeriesRules(
         min_slices=screening.min_slices,
         min_cover_mm=screening.min_cover_mm,
@@ -134,6 +152,14 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
     )
     wanted = tuple(kinds) if kinds is not None else wanted_kinds(configuration)
     return Casework(systems, rules, options, configuration.listener.ae_title, wanted)
+
+
+def _first_of_each_system(models: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Where rules choose among packages, the first of each system is what studies without such a rule get."""
+    found: dict[str, Path] = {}
+    for path in models:
+        found.setdefault(read_package(path).metadata.system, path)
+    return tuple(found.values())
 
 
 def wanted_kinds(configuration: Configuration) -> tuple[ObjectKind, ...]:

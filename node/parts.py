@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
     Raises scp.listener.ListenerCannotStart, scp.tls.TLSUnusable, store.migrations.SchemaMismatch.
     """
     from node import pacs_services
+    from node.routing.deciding import Router
     from scp.completeness import CompletenessPolicy, complete_due
     from scp.listener import Listener
 
@@ -65,11 +66,12 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
             target=pacs_services.run_reporter, args=(commitment, stop), name="reporter", daemon=True
         )
         reporter.start()
+        router = Router(database, configuration.storage.path, configuration.routing)
         grounds = pacs_services.grounds(configuration, database, listener.receiver, utc_now)
         try:
             ready()
             while not stop.wait(COMPLETENESS_POLL_SECONDS):
-                for study in complete_due(database, policy, utc_now(), grounds):
+                for study in complete_due(database, policy, utc_now(), grounds, router.route):
                     log.info("study complete", state=study.state.value, why=study.why)
         finally:
             listener.stop()
@@ -80,16 +82,19 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
 
     Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, store.migrations.SchemaMismatch.
     """
-    from node.casework import open_casework
+    from node.casework import open_casework, open_special_casework
     from node.worker import Worker
 
     with _part("worker", configuration) as (database, name):
-        casework = open_casework(configuration)
-        with casework.systems:
+        casework, special = open_casework(configuration), open_special_casework(configuration)
+        with ExitStack() as opened:
+            for one in (casework, *special.values()):
+                opened.enter_context(one.systems)
             worker = Worker(
                 database=database,
                 storage=configuration.storage.path,
                 casework=casework,
+                special=special,
                 destinations={d.name: d.objects for d in configuration.destinations},
                 name=name,
                 lease=timedelta(seconds=configuration.worker.lease_seconds),

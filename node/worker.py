@@ -7,9 +7,9 @@ may pass is tried again. Whatever happens, the next study is served.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class Worker:
     """Screens what the store has complete.
 
     storage: the folder that paths in the store are relative to. destinations: which kinds of object each wants.
-    beat_seconds: how often the lease of the study in work is renewed.
+    special: for rules that name packages, by their names.
     """
 
     database: Database
@@ -50,6 +50,7 @@ class Worker:
     lease: timedelta
     max_attempts: int
     clock: Callable[[], datetime]
+    special: Mapping[tuple[str, ...], Casework] = field(default_factory=dict)
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
         """Screen until told to stop; a study in work is given back."""
@@ -77,8 +78,9 @@ class Worker:
     def _screen(self, claim: Claim, stop: Stop) -> None:
         paths = [self.storage / path for path in claim.paths]
         try:
-            case = self.casework.work(paths, _occasion(claim), stopping=stop.is_set)
-            self._record(claim, case)
+            casework = self._casework(claim)
+            case = casework.work(paths, _occasion(claim), stopping=stop.is_set)
+            self._record(claim, case, casework.settings_digest)
         except LeaseLost:
             raise
         except Interrupted:
@@ -93,7 +95,20 @@ class Worker:
             log.debug("unexpected error", study=claim.study_id, exc_info=True)
             self._end(claims.fail, claim, f"unexpected {type(error).__name__}: {error}")
 
-    def _record(self, claim: Claim, case: Case) -> None:
+    def _casework(self, claim: Claim) -> Casework:
+        """The packages that the routing rules chose. Raises NotScreenable where they are no longer configured."""
+        names = None if claim.routing is None else claim.routing.packages
+        if names is None:
+            return self.casework
+        if names not in self.special:
+            raise NotScreenable(f"the rules chose packages {', '.join(names)}, which no rule names any more")
+        return self.special[names]
+
+    def _destinations(self, claim: Claim) -> dict[str, tuple[ObjectKind, ...]]:
+        chosen = None if claim.routing is None else claim.routing.destinations
+        return {name: kinds for name, kinds in self.destinations.items() if chosen is None or name in chosen}
+
+    def _record(self, claim: Claim, case: Case, settings_digest: str) -> None:
         folder = study_folder(claim.study_id, claim.revision_digest)
         objects = write_results(self.storage, folder, case.objects)
         with self.database.write() as session:
@@ -101,8 +116,8 @@ class Worker:
                 session,
                 claim,
                 objects,
-                destinations=self.destinations,
-                settings_digest=self.casework.settings_digest,
+                destinations=self._destinations(claim),
+                settings_digest=settings_digest,
                 summary=case.summary,
                 now=self.clock(),
             )

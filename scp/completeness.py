@@ -6,6 +6,7 @@ study without a gap in its slices has a shorter quiet time. Late instances make 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -14,6 +15,7 @@ from scp.evidence import Evidence, Strength
 from store import revisions
 from store.database import Database
 from store.revisions import ReceivingStudy
+from store.routing import Routing
 from store.states import StudyState
 
 WHO = "completeness"
@@ -47,6 +49,10 @@ class CompletedStudy:
     study_instance_uid: str
     state: StudyState
     why: str
+
+
+Route = Callable[[ReceivingStudy], Routing | None]
+"""What the routing rules decide for a study; None for no restriction."""
 
 
 class Witness(Protocol):
@@ -96,6 +102,7 @@ def complete_due(
     policy: CompletenessPolicy,
     now: datetime,
     witness: Witness | None = None,
+    route: Route = lambda study: None,
 ) -> list[CompletedStudy]:
     """Complete every study that is due, each in a transaction of its own."""
     with database.read() as session:
@@ -107,7 +114,7 @@ def complete_due(
         evidence = None if witness is None else witness.evidence(study)
         if not decide(study, policy, now, evidence).complete:
             continue
-        done = _complete(database, study.study_id, policy, now, evidence)
+        done = _complete(database, study, policy, now, evidence, route(study))
         if done is not None:
             completed.append(done)
     return completed
@@ -115,18 +122,21 @@ def complete_due(
 
 def _complete(
     database: Database,
-    study_id: int,
+    before: ReceivingStudy,
     policy: CompletenessPolicy,
     now: datetime,
     evidence: Evidence | None,
+    routing: Routing | None,
 ) -> CompletedStudy | None:
     """Decide again inside the transaction: an instance may have come since, which makes evidence void."""
     with database.write() as session:
-        study = revisions.receiving_study(session, study_id)
-        if study is None:
+        study = revisions.receiving_study(session, before.study_id)
+        if study is None or (routing is not None and study.instance_count != before.instance_count):
             return None
         decision = decide(study, policy, now, evidence)
         if not decision.complete:
             return None
-        state = revisions.complete_study(session, study_id, who=WHO, why=decision.why, now=now)
+        state = revisions.complete_study(
+            session, study.study_id, who=WHO, why=decision.why, now=now, routing=routing
+        )
     return CompletedStudy(study.study_instance_uid, state, decision.why)

@@ -13,9 +13,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from store import ledger
-from store.models import Instance, Revision, Study
+from store.models import Instance, Revision, Series, Study
 from store.priorities import in_turn
 from store.revisions import predecessor_documents
+from store.routing import Routing
 from store.states import StudyState
 
 
@@ -41,6 +42,7 @@ class Claim:
 
     revision_created_at: the frozen time from which dates in results derive. attempt: 1 for the first try.
     predecessors: (SOP Class UID, SOP Instance UID, Series Instance UID) of the SRs of the revision before.
+    routing: what the routing rules decided, None for no restriction.
     """
 
     study_id: int
@@ -55,6 +57,7 @@ class Claim:
     fence: int
     attempt: int
     lease_expires_at: datetime
+    routing: Routing | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -173,11 +176,17 @@ def _claim(session: Session, study: Study, worker: str, lease_expires_at: dateti
     revision = session.scalars(
         select(Revision).where(Revision.study_id == study.id, Revision.number == study.revision)
     ).one()
-    rows = session.execute(
+    routing = None if study.routing is None else Routing.from_json(study.routing)
+    wanted = (
         select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path)
         .where(Instance.study_id == study.id, Instance.first_revision <= revision.number)
         .order_by(Instance.sop_instance_uid)
     )
+    if routing is not None and routing.series:  # an administrator who screens a study kept out overrules that
+        wanted = wanted.join(Series, Series.id == Instance.series_id).where(
+            Series.series_instance_uid.in_(routing.series)
+        )
+    rows = session.execute(wanted)
     return Claim(
         study_id=study.id,
         study_instance_uid=study.study_instance_uid,
@@ -191,4 +200,5 @@ def _claim(session: Session, study: Study, worker: str, lease_expires_at: dateti
         fence=study.fence,
         attempt=study.attempts,
         lease_expires_at=lease_expires_at,
+        routing=routing,
     )

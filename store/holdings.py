@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import ledger
-from store.models import Announcement, Instance, Series, Study
+from store.models import Announcement, AssociationRecord, Instance, Series, Study
 from store.states import StudyState
 
 
@@ -38,6 +38,17 @@ def screenable_paths(session: Session, study_id: int) -> dict[str, list[str]]:
     for series, path in rows:
         found.setdefault(series, []).append(path)
     return found
+
+
+def newest_sender(session: Session, study_id: int) -> str | None:
+    """AE title of who sent the newest instance of a study; None where it came by another way."""
+    return session.scalar(
+        select(AssociationRecord.calling_ae)
+        .join(Instance, Instance.association_id == AssociationRecord.id)
+        .where(Instance.study_id == study_id)
+        .order_by(Instance.id.desc())
+        .limit(1)
+    )
 
 
 def remark(session: Session, study_id: int, *, who: str, why: str, now: datetime) -> bool:

@@ -23,6 +23,8 @@ from store.models import (
     Screening,
     Study,
 )
+from store.priorities import Priority
+from store.routing import Routing
 from store.states import UNDERWAY, StudyState
 
 
@@ -50,12 +52,20 @@ def receiving_study(session: Session, study_id: int) -> ReceivingStudy | None:
     return None if row is None else ReceivingStudy(*row)
 
 
-def complete_study(session: Session, study_id: int, *, who: str, why: str, now: datetime) -> StudyState:
+def complete_study(
+    session: Session,
+    study_id: int,
+    *,
+    who: str,
+    why: str,
+    now: datetime,
+    routing: Routing | None = None,
+) -> StudyState:
     """End the reception of a study; returns the state that it went to.
 
-    complete: a new revision waits for screening. skipped: nothing in it can be screened. Where the set is the one
-    of the newest revision, that revision goes on from where it was. Returns the present state, unchanged, for a
-    study that is no longer receiving.
+    complete: a new revision waits for screening. skipped: nothing in it can be screened, or `routing` keeps it out.
+    Where the set is the one of the newest revision, that revision goes on from where it was. Returns the present
+    state, unchanged, for a study that is no longer receiving.
     """
     study = ledger.locked_study(session, study_id)
     if study.state is not StudyState.RECEIVING:
@@ -70,7 +80,13 @@ def complete_study(session: Session, study_id: int, *, who: str, why: str, now: 
         _resume(session, study, known, who=who, now=now)
         return study.state
     _freeze(session, study, digest, len(content), now)
-    _change(session, study, StudyState.COMPLETE, who, why, now)
+    study.routing = None if routing is None else routing.as_json()
+    study.priority = Priority.NORMAL if routing is None else routing.priority
+    if routing is not None and not routing.series:
+        _change(session, study, StudyState.SKIPPED, who, f"{why}; {routing.why}", now)
+        return study.state
+    said = why if routing is None else f"{why}; {routing.why}"
+    _change(session, study, StudyState.COMPLETE, who, said, now)
     return study.state
 
 
