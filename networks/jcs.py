@@ -140,18 +140,22 @@ class AFF(nn.Module):
 
     Args:
         channels: channels d of the lateral map and of the output.
-        channels_high: channels of the coarser map.
+        channels_high: channels of the coarser map; None is as many as the lateral one has.
         squeeze_hidden: hidden width of both channel gates; None is the paper's input channels / 4.
         norm: batch normalisation after the convolutions; none in the paper.
     """
 
     def __init__(
-        self, channels: int, channels_high: int, squeeze_hidden: int | None = None, norm: Norm = "none"
+        self,
+        channels: int,
+        channels_high: int | None = None,
+        squeeze_hidden: int | None = None,
+        norm: Norm = "none",
     ) -> None:
         super().__init__()
         half = channels // 2
         self.low = conv_relu(channels, half, 1, norm=norm)
-        self.high = conv_relu(channels_high, half, 1, norm=norm)
+        self.high = conv_relu(channels_high or channels, half, 1, norm=norm)
         self.se1 = SqueezeExcitation(2 * half, squeeze_hidden or 2 * half // SE_REDUCTION)
         self.transition1 = conv_relu(2 * half, channels, 3, norm=norm)
         wide = channels + half

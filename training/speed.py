@@ -1,7 +1,8 @@
 """How fast a recipe's data and its training step are on this machine: `python -m training.speed RECIPE --data DIR`.
 
 Prints slices per second of the loader (one process, cache warm) and of the training step, so that one sees which
-of the two a training waits for.
+of the two a training waits for. Times are of the processor, not of the clock, so that others on the machine count
+little; a step's time is divided by its threads.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main(
     items = wanted_items(chosen.task, with_splits(open_dataset(data)))
     with tempfile.TemporaryDirectory() as cache:
         batch, per_second = timed_loader(chosen, items, PixelSource(Path(cache)))
-    step = timed_steps(chosen, batch, steps)
+    step = timed_steps(chosen, batch, steps) / threads
     size = len(batch["label"])
     typer.echo(
         f"{recipe}: loader {per_second:.1f} slices/s per process; step {step:.2f} s for {size} slices, "
@@ -51,23 +52,23 @@ def timed_loader(recipe: Recipe, items: tuple[Item, ...], pixels: PixelSource) -
     places = np.random.default_rng(0).permutation(len(items))[: recipe.batch]
     for place in places:
         samples[0, int(place)]
-    start = time.perf_counter()
+    start = time.process_time()
     loaded = [samples[1, int(place)] for place in places]
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return torch.utils.data.default_collate(loaded), len(loaded) / seconds
 
 
 def timed_steps(recipe: Recipe, batch: Sample, steps: int) -> float:
-    """Median seconds of a training step."""
+    """Median processor seconds of a training step, summed over its threads."""
     module = SliceTraining(build_network(recipe), recipe).train()
     optimiser = torch.optim.SGD(module.parameters(), lr=1e-6)
     seconds = []
     for step in range(steps + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         optimiser.zero_grad()
         module(batch, step)["loss"].backward()
         optimiser.step()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return float(np.median(seconds[1:]))
 
 
