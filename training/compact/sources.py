@@ -164,7 +164,7 @@ def _with_table(hu: npt.NDArray[np.int16], folder: Path) -> npt.NDArray[np.int16
     halved = _halved(load_series(sorted(folder.glob("*.dcm"))).hu).astype(np.float32)
     inside = halved > _BODY_HU
     body = np.stack([ndimage.binary_fill_holes(ndimage.binary_opening(i, iterations=4)) for i in inside])
-    around = np.ma.median(np.ma.masked_array(halved, body), axis=0).filled(_AIR_HU)
+    around = np.ma.median(np.ma.array(halved, mask=body), axis=0).filled(_AIR_HU)  # type: ignore[no-untyped-call]
     return np.where(hu <= _OUTSIDE_HU, around.astype(np.int16), hu)
 
 
