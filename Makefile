@@ -6,7 +6,10 @@ DATA ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: help install demo test test-all lint format clean
+OUTPUT ?= dist
+
+
+.PHONY: help install demo test test-all lint format deb docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +18,8 @@ help:
 	@echo "make test-all         all tests, the slow ones too"
 	@echo "make lint             style, types, import rules"
 	@echo "make install          the node in .venv, without what only training and tests need"
+	@echo "make deb              the Debian package, in dist/"
+	@echo "make docs             the documentation as a site, in site/"
 	@echo "make clean            remove .venv and everything made here"
 
 .venv/made:
@@ -54,6 +59,13 @@ lint: .venv/testing
 format: .venv/testing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+deb:
+	packaging/build_deb.sh $(OUTPUT)
+
+docs: .venv/testing
+	@$(PIP) --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
