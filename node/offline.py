@@ -39,8 +39,8 @@ def screen_folder(folder: Path, out: Path, casework: Casework) -> OfflineResult:
         if kind not in made:
             (out / f"{kind}.dcm").unlink(missing_ok=True)
     for item in case.objects:
-        files.append(out / f"{item.kind}.dcm")
-        write_durably(files[-1], item.dataset)
+        files.append(out / f"{item.name}.dcm")
+        write_durably(files[-1], item.encoded)
     files.append(out / FINDINGS)
     files[-1].write_text(json.dumps(case.summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return OfflineResult(case, tuple(files))

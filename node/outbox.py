@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
-from pydicom.dataset import Dataset
 
 from reporting.context import ResultObject
 from store import results
@@ -40,7 +39,7 @@ def write_results(storage: Path, folder: str, objects: Iterable[ResultObject]) -
     written = []
     for item in objects:
         path = place / f"{item.kind}-{item.dataset.SOPInstanceUID}.dcm"
-        write_durably(path, item.dataset)
+        write_durably(path, item.encoded)
         written.append(
             results.ResultObject(
                 kind=item.kind,
@@ -55,11 +54,11 @@ def write_results(storage: Path, folder: str, objects: Iterable[ResultObject]) -
     return written
 
 
-def write_durably(path: Path, dataset: Dataset) -> None:
-    """Write a DICOM file so that it is there whole or not at all: other name, fsync, rename."""
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all: other name, fsync, rename."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:
-        dataset.save_as(file, enforce_file_format=True)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
