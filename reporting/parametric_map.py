@@ -79,6 +79,8 @@ def parametric_map(
         **common_arguments(heatmap.kind, description, findings, uids, context),
     )
     sources.name_true_sources(dataset)
+    if context.options.parametric_map == "full":
+        _order_frames(dataset, volume.geometry)
     # Laterality is wanted of paired body parts only; without a body part validators assume the worst.
     dataset.BodyPartExamined = "CHEST"
     return dataset
@@ -122,6 +124,22 @@ def _full_frames(heatmap: Heatmap, volume: Volume, sources: SourceImages) -> dic
         "real_world_value_mappings": [_mapping(heatmap, (0.0, 1.0), 1.0)],
         "voi_lut_transformations": [VOILUTTransformation(0.5, 1.0)],
     }
+
+
+def _order_frames(dataset: Dataset, geometry: Geometry) -> None:
+    """Put the frames into the order of the volume's slices.
+
+    highdicom writes them the other way round, which is as legal; OHIF takes the nth frame for the nth slice along the
+    normal, whatever place the frame names.
+    """
+    frames = dataset.PerFrameFunctionalGroupsSequence
+    places = np.array([f.PlanePositionSequence[0].ImagePositionPatient for f in frames], dtype=np.float64)
+    order = np.argsort(places @ geometry.normal)
+    values = np.frombuffer(dataset.FloatPixelData, np.float32).reshape(len(frames), -1)
+    dataset.FloatPixelData = values[order].tobytes()
+    dataset.PerFrameFunctionalGroupsSequence = [frames[i] for i in order]
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
+        frame.FrameContentSequence[0].DimensionIndexValues = number
 
 
 def map_placement(

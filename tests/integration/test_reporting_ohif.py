@@ -235,27 +235,38 @@ def body_box(pixels: np.ndarray) -> tuple[float, float, float, float]:
     return left, top, bright[1].max() + 1 - left, bright[0].max() + 1 - top
 
 
-def coloured_center(page, picture: Path) -> tuple[np.ndarray, int]:
-    """Centroid (x, y) of what is coloured in the viewport, as shares of the slice, and the slice on show.
+def coloured_center(page, picture: Path) -> np.ndarray:
+    """Centroid (x, y) of what is coloured in the viewport, as shares of the slice; waits until something is.
 
-    Waits until something is. The slice is told by the viewer ("I:3 (3/24)"), the scale by the phantom's body, which
-    is 0.92 of the slice wide and 0.72 high.
+    The scale is told by the phantom's body, which is 0.92 of the slice wide and 0.72 high.
     """
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         page.wait_for_timeout(1000)
-        page.screenshot(path=picture)
-        pixels = np.asarray(Image.open(picture).convert("RGB"), dtype=int)[60:790, 300:1225]
-        left, top, width, height = body_box(pixels)
-        inside = pixels[int(top) : int(top + height), int(left) : int(left + width)]
+        inside = body(page, picture)
         rows, columns = (np.ptp(inside, axis=2) > 60).nonzero()
         if len(rows) > 50:
-            center = [
-                0.04 + 0.92 * (columns.mean() + 0.5) / width,
-                0.14 + 0.72 * (rows.mean() + 0.5) / height,
-            ]
-            return np.array(center), CASE.slices - int(re.findall(r"I:\s*(\d+)", page.inner_text("body"))[0])
+            height, width = inside.shape[:2]
+            return np.array(
+                [0.04 + 0.92 * (columns.mean() + 0.5) / width, 0.14 + 0.72 * (rows.mean() + 0.5) / height]
+            )
     raise AssertionError("nothing coloured came up in the viewer")
+
+
+def body(page, picture: Path) -> np.ndarray:
+    """The part of a screenshot that shows the phantom's body, int [rows, columns, 3]."""
+    page.screenshot(path=picture)
+    pixels = np.asarray(Image.open(picture).convert("RGB"), dtype=int)[60:790, 300:1225]
+    left, top, width, height = (int(v) for v in body_box(pixels))
+    return pixels[top : top + height, left : left + width]
+
+
+def lung_center(inside: np.ndarray, side: str) -> float:
+    """Mean grey in the middle of one lung, where a lesion would be: dark without one."""
+    height, width = inside.shape[:2]
+    x = int(((0.30 if side == "left" else 0.70) - 0.04) / 0.92 * width)
+    y, reach = height // 2, width // 100
+    return float(inside[y - reach : y + reach, x - reach : x + reach].mean())
 
 
 def kept(picture: Path) -> Path:
@@ -270,18 +281,36 @@ def test_segmentation_lies_over_the_lesion(page, study: tuple[Findings, Volume],
     findings, _ = study
     page.get_by_text("AI lesions - NOT VERIFI").first.dblclick()
     page.get_by_role("button", name="Yes").first.click()
-    center, z = coloured_center(page, tmp_path / "ohif-seg.png")
+    center = coloured_center(page, tmp_path / "ohif-seg.png")
     kept(tmp_path / "ohif-seg.png")
+    # The viewer jumps to the first slice of the series with a lesion: the last but two of the volume.
+    z = CASE.slices - int(re.findall(r"I:\s*(\d+)", page.inner_text("body"))[0])
     rows, columns = findings.lesion_labels[z].nonzero()
     expected = (np.array([columns.mean(), rows.mean()]) + 0.5) / CASE.matrix
     assert np.abs(center - expected).max() < 1.5 / CASE.matrix
 
 
 def test_parametric_map_lies_over_the_lesion(page, study: tuple[Findings, Volume], tmp_path: Path) -> None:
+    """The slice is told by the CT under the map, not by the viewer's words: the halves show different lesions."""
     findings, _ = study
+    page.wait_for_selector("canvas")
     page.get_by_text("AI JCS activation map").first.dblclick()
-    center, z = coloured_center(page, tmp_path / "ohif-pm.png")
-    kept(tmp_path / "ohif-pm.png")
-    rows, columns = (findings.jcs.activation_maps[z] > 0.3).nonzero()
-    expected = (np.array([columns.mean(), rows.mean()]) + 0.5) / 64
-    assert np.abs(center - expected).max() < 1.5 / 64
+    coloured_center(page, tmp_path / "ohif-pm.png")
+    page.mouse.move(760, 420)
+    seen = set()
+    for turns in (-5, 10):
+        for _ in range(abs(turns)):
+            page.mouse.wheel(0, 100 if turns > 0 else -100)
+            page.wait_for_timeout(400)
+        center = coloured_center(page, tmp_path / "ohif-pm.png")
+        kept(tmp_path / "ohif-pm.png")
+        side = "left" if center[0] < 0.5 else "right"
+        label = 1 if side == "left" else 2
+        z = findings.lesions[label - 1].largest_slice
+        rows, columns = (findings.jcs.activation_maps[z] > 0.3).nonzero()
+        expected = (np.array([columns.mean(), rows.mean()]) + 0.5) / 64
+        assert np.abs(center - expected).max() < 1.5 / 64
+        # Each slice has one lesion. Were the map on another slice, the CT would show its own beside it, uncovered.
+        assert lung_center(body(page, tmp_path / "ct.png"), "right" if side == "left" else "left") < 70
+        seen.add(side)
+    assert seen == {"left", "right"}

@@ -76,9 +76,11 @@ def test_full_map_has_every_slice_at_the_matrix_of_the_ct(case, context: ReportC
     dataset = reread(pm)
     assert (dataset.Rows, dataset.Columns, dataset.NumberOfFrames) == (*volume.shape[1:], volume.shape[0])
     assert "FloatPixelData" in dataset
-    for frame, values in zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True):
+    frames = zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True)
+    for z, (frame, values) in enumerate(frames):
         position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
-        z = int(np.argmin(np.linalg.norm(volume.geometry.positions - position, axis=1)))
+        assert np.allclose(position, volume.geometry.positions[z], atol=1e-3)
+        assert frame.FrameContentSequence[0].DimensionIndexValues == z + 1
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
         assert source.ReferencedSOPInstanceUID == volume.sources[z].sop_instance_uid
         # The matrix of this phantom is the grid of the maps.
