@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from node.command_options import CommandError, ConfigOption, JsonOption, read_configuration, say, since
+from node.engine_commands import add_engine_commands
 from node.operation_commands import add_operation_commands
 from node.routing.command import rules
 from node.service_commands import add_service_commands
@@ -38,6 +39,7 @@ app.add_typer(rules, name="rules")
 add_study_commands(studies)
 add_operation_commands(app)
 add_service_commands(app)
+add_engine_commands(app)
 
 EX_CONFIG = 78
 """sysexits.h. What an admin has to mend ends a service of systemd with it, and systemd does not start it again."""
