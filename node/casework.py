@@ -16,7 +16,7 @@ from typing import Any
 from engine.findings import Findings
 from engine.loading import load_series
 from engine.packages import read_package
-from engine.runners.interface import RunnerOptions
+from engine.runners.interface import EngineOptions, RunnerOptions
 from engine.screening import ScreeningSystems, open_systems, screen
 from engine.series_choice import SeriesRules
 from engine.summary import findings_summary
@@ -140,7 +140,7 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
     models = configuration.models
     if any(rule.then.packages is not None for rule in configuration.routing):
         models = _first_of_each_system(models)
-    systems = open_systems(models, RunnerOptions(precision=screening.precision, threads=screening.threads))
+    systems = open_systems(models, runner_options(configuration))
     rules = SeriesRules(
         min_slices=screening.min_slices,
         min_cover_mm=screening.min_cover_mm,
@@ -160,6 +160,29 @@ def _first_of_each_system(models: tuple[Path, ...]) -> tuple[Path, ...]:
     for path in models:
         found.setdefault(read_package(path).metadata.system, path)
     return tuple(found.values())
+
+
+def engine_options(configuration: Configuration) -> EngineOptions:
+    """Where engines are built and kept."""
+    screening = configuration.screening
+    recipes = Path(__file__).parents[1] / "trt_engines"
+    return EngineOptions(
+        cache=screening.engine_cache,
+        recipes=recipes if recipes.is_dir() else Path("trt_engines"),
+        backend="tensorrt" if screening.device == "tensorrt" else "openvino",
+        precision=screening.precision,
+    )
+
+
+def runner_options(configuration: Configuration) -> RunnerOptions:
+    """How the configuration wants the networks to be run."""
+    screening = configuration.screening
+    return RunnerOptions(
+        precision=screening.precision,
+        threads=screening.threads,
+        device=screening.device,
+        engines=engine_options(configuration) if screening.built_engines else None,
+    )
 
 
 def wanted_kinds(configuration: Configuration) -> tuple[ObjectKind, ...]:

@@ -184,6 +184,9 @@ class ScreeningConfiguration(_Section):
 
     precision: Literal["auto", "f32", "bf16"] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    device: Literal["auto", "openvino", "tensorrt", "torch"] = "auto"
+    built_engines: bool = False
+    engine_cache: Path = Path("trt_engines/cache")
     preferred_kernel: Literal["soft", "lung"] = "soft"
     min_slices: Annotated[int, Field(ge=2)] = 20
     min_cover_mm: Annotated[float, Field(gt=0)] = 120.0
