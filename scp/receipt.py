@@ -20,7 +20,7 @@ from scp.instances import InstanceRefused
 from scp.spool import HEAD, IncomingFile, KeptFile, Spool, TooLarge
 from store import receipts
 from store.database import Database
-from store.receipts import Outcome, Peer, ReceivedInstance
+from store.receipts import Outcome, Peer, ReceivedInstance, StudyTooLarge
 from store.repeated_receipts import record_repeated
 
 LOGGER = structlog.get_logger(__name__)
@@ -68,6 +68,7 @@ class Receiver:
     now: Clock
     own_manufacturer: str
     max_instance_bytes: int
+    max_study_bytes: int
     reserve_bytes: int
 
     def begin(self, request: StoreRequest) -> IncomingFile:
@@ -183,6 +184,9 @@ class Receiver:
             # Not answered with success, so the sender sends it again; the file without row is swept at start
             LOGGER.error("store does not answer", why=type(error).__name__)
             raise InstanceRefused(instances.OUT_OF_RESOURCES, "the store does not answer") from error
+        except StudyTooLarge as error:
+            self.spool.drop(kept)
+            raise InstanceRefused(instances.OUT_OF_RESOURCES, str(error)) from error
         if outcome is Outcome.CONFLICTING:
             self.spool.drop(kept)
             raise InstanceRefused(instances.DUPLICATE, "an instance with this UID and other content is held")
@@ -201,12 +205,17 @@ class Receiver:
                     series_id=numbers[1],
                     association_id=request.association_id,
                     now=self.now(),
+                    max_study_bytes=self.max_study_bytes,
                 ):
                     return Outcome.NEW
                 transaction.rollback()
         with self.database.write() as session:
             receipt = receipts.record_instance(
-                session, received, association_id=request.association_id, now=self.now()
+                session,
+                received,
+                association_id=request.association_id,
+                now=self.now(),
+                max_study_bytes=self.max_study_bytes,
             )
         if len(request.known_series) >= MAX_KNOWN_SERIES:
             request.known_series.clear()

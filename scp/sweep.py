@@ -1,7 +1,8 @@
 """At start: what a listener left behind that was killed.
 
 A file whose row was never committed was never acknowledged: its sender has the instance still and sends it again. So
-the file is removed. Nothing that a row names is ever touched.
+the file is removed, and so is one that a purge of delivered studies left over. Nothing else that a row names is ever
+touched.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from scp.spool import Spool
-from store import receipts
+from store import receipts, retention
 from store.database import Database
 
 BATCH = 500
@@ -64,7 +65,7 @@ def sweep(spool: Spool, database: Database, *, alone: bool) -> Swept:
     paths = spool.kept_paths()
     while batch := list(islice(paths, BATCH)):
         with database.read() as session:
-            known = receipts.known_paths(session, batch)
+            known = receipts.known_paths(session, batch) - retention.purged_among(session, batch)
         unrecorded += sum(_remove(spool.storage / path, before) for path in batch if path not in known)
     return Swept(unfinished, unrecorded)
 

@@ -18,6 +18,7 @@ from store.states import StudyState
 from store.upsert import insert_if_absent
 
 WHO = "listener"
+NO_LIMIT = 2**62
 
 
 class Outcome(enum.StrEnum):
@@ -61,6 +62,13 @@ class Receipt:
     path: str
 
 
+class StudyTooLarge(Exception):
+    """The study would pass its limit with this instance; nothing was changed."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the study has reached its limit of {max_bytes // 2**20} MiB")
+
+
 @dataclass(frozen=True)
 class Peer:
     """Who sent something: AE title and address."""
@@ -100,9 +108,14 @@ def close_left_over(session: Session, *, listener: str, now: datetime) -> int:
 
 
 def record_instance(
-    session: Session, instance: ReceivedInstance, *, association_id: int | None, now: datetime
+    session: Session,
+    instance: ReceivedInstance,
+    *,
+    association_id: int | None,
+    now: datetime,
+    max_study_bytes: int = NO_LIMIT,
 ) -> Receipt:
-    """Record an instance, and take its study back to receiving where it is a late one.
+    """Record an instance, and take its study back to receiving where it is a late one. Raises StudyTooLarge.
 
     An instance that is kept out of screening never takes a study back: the node's own results come home this way.
     """
@@ -116,9 +129,13 @@ def record_instance(
     ).one_or_none()
     if held is not None:
         same = held.sha256 == instance.sha256
+        if same:
+            study.purged_at = None  # its content has just come again
         return Receipt(
             Outcome.IDENTICAL if same else Outcome.CONFLICTING, study.id, held.series_id, held.path
         )
+    if study.byte_count + instance.size > max_study_bytes:
+        raise StudyTooLarge(max_study_bytes)
     series_id = _series(session, study, instance)
     session.add(_row(study, series_id, instance, association_id, now))
     study.instance_count += 1

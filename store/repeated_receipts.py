@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Table, bindparam, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.models import Instance, Study
-from store.receipts import ReceivedInstance
+from store.receipts import NO_LIMIT, ReceivedInstance
 from store.states import StudyState
 
 _INSTANCES = cast(Table, Instance.__table__)
@@ -44,7 +44,11 @@ _INSERT = {
 
 _COUNT = (
     update(_STUDIES)
-    .where(_STUDIES.c.id == bindparam("of_study"), _STUDIES.c.state == StudyState.RECEIVING)
+    .where(
+        _STUDIES.c.id == bindparam("of_study"),
+        _STUDIES.c.state == StudyState.RECEIVING,
+        _STUDIES.c.byte_count + bindparam("of_size") <= bindparam("of_limit"),
+    )
     .values(
         instance_count=_STUDIES.c.instance_count + 1,
         byte_count=_STUDIES.c.byte_count + bindparam("of_size"),
@@ -61,13 +65,16 @@ def record_repeated(
     series_id: int,
     association_id: int,
     now: datetime,
+    max_study_bytes: int = NO_LIMIT,
 ) -> bool:
     """Record a further instance of a known series in a study that is being received.
 
-    False where that is not the case (the study has gone on, the UID is taken): then the transaction of `connection`
-    must be rolled back, and `store.receipts.record_instance` decides in another one.
+    False where that is not the case (the study has gone on or is full, the UID is taken): then the transaction of
+    `connection` must be rolled back, and `store.receipts.record_instance` decides in another one.
     """
-    counted = connection.execute(_COUNT, {"of_study": study_id, "of_size": instance.size, "at": now})
+    counted = connection.execute(
+        _COUNT, {"of_study": study_id, "of_size": instance.size, "of_limit": max_study_bytes, "at": now}
+    )
     if counted.rowcount != 1:
         return False
     inserted = connection.execute(

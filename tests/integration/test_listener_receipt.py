@@ -157,6 +157,13 @@ def test_an_instance_above_the_limit_is_refused_and_its_bytes_are_gone(start_lis
     assert listener.unfinished() == []
 
 
+def test_a_study_above_the_limit_takes_no_more(start_listener, ct: MakeCT) -> None:
+    listener = start_listener(max_study_bytes=20_000)
+    assert listener.send(ct(1), ct(2), ct(3), ct(1, study="1.2.7")) == [0x0000, 0x0000, 0xA700, 0x0000]
+    assert len(listener.files()) == len(listener.instances()) == 3
+    assert "reached its limit" in listener.refusals()[0].why
+
+
 def test_a_store_that_is_away_is_answered_with_a700(
     listener, ct: MakeCT, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,17 +27,37 @@ def now() -> datetime:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_server() -> Iterator[str]:
     """URL of a PostgreSQL server that this session starts on a socket of its own; skipped where it cannot."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     programs = _postgresql_programs()
-    folder = tmp_path_factory.mktemp("pg")
-    user = _as_unprivileged(folder)
-    _run(user, programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "lungnode", "--no-sync")
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-    _run(user, programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
-    yield f"postgresql+psycopg://lungnode@/postgres?host={folder}"
-    _run(user, programs / "pg_ctl", "-D", folder / "data", "-w", "-m", "immediate", "stop")
+    # Not below pytest's own folder: that one is closed to the user that PostgreSQL runs as
+    with tempfile.TemporaryDirectory(prefix="lungnode-postgresql-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        user = _as_unprivileged(folder)
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        try:
+            _run(
+                user, programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "lungnode", "--no-sync"
+            )
+            _run(
+                user,
+                *(
+                    programs / "pg_ctl",
+                    "-D",
+                    folder / "data",
+                    "-w",
+                    "-l",
+                    folder / "log",
+                    "-o",
+                    options,
+                    "start",
+                ),
+            )
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"PostgreSQL cannot be started: {error.stderr[-200:]}")
+        yield f"postgresql+psycopg://lungnode@/postgres?host={folder}"
+        _run(user, programs / "pg_ctl", "-D", folder / "data", "-w", "-m", "immediate", "stop")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -77,23 +99,13 @@ def _postgresql_programs() -> Path:
 
 def _as_unprivileged(folder: Path) -> list[str]:
     """PostgreSQL refuses to run as root: become another user where this is root."""
-    import os
-
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:
         pytest.skip("PostgreSQL does not run as root and setpriv is not installed")
-    for parent in [folder, *folder.parents]:
-        if parent == Path("/tmp"):
-            break
-        parent.chmod(0o755)
     shutil.chown(folder, user="nobody")
     return ["setpriv", "--reuid=nobody", "--clear-groups"]
 
 
 def _run(user: list[str], *command: str | Path) -> None:
-    done = subprocess.run(
-        [*user, *map(str, command)], capture_output=True, text=True, timeout=60, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"{Path(command[0]).name} failed: {done.stdout[-200:]}{done.stderr[-200:]}")
+    subprocess.run([*user, *map(str, command)], capture_output=True, text=True, timeout=60, check=True)

@@ -7,7 +7,18 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from store import admin, claims, deliveries, ledger, queries, receipts, recovery, results, revisions
+from store import (
+    admin,
+    claims,
+    deliveries,
+    ledger,
+    queries,
+    receipts,
+    recovery,
+    results,
+    retention,
+    revisions,
+)
 from store.database import Database
 from store.deliveries import Backoff
 from store.receipts import Outcome, Peer, ReceivedInstance
@@ -543,6 +554,34 @@ def test_the_short_way_is_closed_where_there_is_something_to_decide(
     complete(database, now)
     assert not repeat(database, 2, now, first)
     assert state(database) is StudyState.COMPLETE
+
+
+def test_only_delivered_studies_of_enough_age_lose_their_images(
+    database: Database, receive: Receive, now: datetime
+) -> None:
+    receive(1)
+    later = now + timedelta(days=8)
+    with database.read() as session:
+        assert retention.expired_studies(session, later) == []
+    complete(database, now)
+    finish(database, claim(database, now), now)
+    with database.read() as session:
+        assert retention.expired_studies(session, later) == []
+    deliver_all(database, now)
+    with database.write() as session:
+        assert retention.expired_studies(session, now) == []
+        (study_id,) = retention.expired_studies(session, later)
+        assert retention.begin_purge(session, study_id, now, later) is None
+        expired = retention.begin_purge(session, study_id, later, later)
+        assert expired is not None
+        assert expired.paths == (an_instance(1).path,)
+        assert retention.purged_among(session, [*expired.paths, "other"]) == set(expired.paths)
+        assert retention.begin_purge(session, study_id, later, later) is None
+    with database.write() as session, pytest.raises(admin.NothingToDo, match="deleted after delivery"):
+        admin.rescreen(session, STUDY, who="admin", now=later)
+    assert receive(1).outcome is Outcome.IDENTICAL
+    with database.write() as session:
+        assert admin.rescreen(session, STUDY, who="admin", now=later) is StudyState.COMPLETE
 
 
 def test_counts_and_lists(database: Database, receive: Receive, now: datetime) -> None:

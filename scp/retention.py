@@ -1,0 +1,50 @@
+"""Deleting the images of studies that are delivered and old enough. What is not delivered is never touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from store import retention
+from store.database import Database
+
+LOGGER = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Purged:
+    """What a purge deleted."""
+
+    studies: int
+    files: int
+
+
+def purge_delivered(database: Database, storage: Path, keep: timedelta, now: datetime) -> Purged:
+    """Delete the images of every study that was delivered longer than `keep` ago. Raises OSError.
+
+    The store first, the files after its commit: a study never counts as whole while files of it are gone.
+    """
+    before = now - keep
+    studies = files = 0
+    with database.read() as session:
+        expired = retention.expired_studies(session, before)
+    for study_id in expired:
+        with database.write() as session:
+            study = retention.begin_purge(session, study_id, before, now)
+        if study is None:
+            continue
+        studies += 1
+        files += sum(_delete(storage / path) for path in study.paths)
+        LOGGER.info("images deleted after delivery", study=study.study_id, files=len(study.paths))
+    return Purged(studies, files)
+
+
+def _delete(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
