@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
@@ -171,6 +171,35 @@ class DestinationConfiguration(_Section):
     commitment: CommitmentConfiguration = CommitmentConfiguration()
 
 
+class OAuth2Configuration(_Section):
+    """OAuth2 client credentials."""
+
+    token_url: str = Field(pattern=r"^https?://")
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr
+    scope: str = ""
+
+
+class ClientTLSConfiguration(_Section):
+    """A client certificate, and whom the server must be certified by."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+
+class StowDestinationConfiguration(_Section):
+    """A DICOMweb server that gets results by STOW-RS."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
+    url: str = Field(pattern=r"^https?://")
+    objects: Annotated[tuple[ObjectKind, ...], AfterValidator(_not_empty)] = ("seg", "gsps", "pm", "sr")
+    oauth2: OAuth2Configuration | None = None
+    tls: ClientTLSConfiguration = ClientTLSConfiguration()
+    compare: bool = True
+    timeout_seconds: Seconds = 60.0
+
+
 class WorkerConfiguration(_Section):
     """The process that screens studies."""
 
@@ -263,6 +292,34 @@ class AuditConfiguration(_Section):
     syslog: Annotated[str, Field(pattern=r"^[^:\s]+:\d+$")] | None = None
 
 
+class MailConfiguration(_Section):
+    """A mail server, and who gets the mail."""
+
+    host: str = Field(min_length=1)
+    port: Port = 25
+    sender: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
+    recipients: Annotated[tuple[str, ...], AfterValidator(_not_empty)]
+    starttls: bool = False
+    user: str | None = None
+    password: str | None = None
+
+
+class NotificationConfiguration(_Section):
+    """What people are told of, and how."""
+
+    webhook: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    mail: MailConfiguration | None = None
+    on: tuple[Literal["positive", "failed", "destination_away"], ...] = (
+        "positive",
+        "failed",
+        "destination_away",
+    )
+    away_minutes: Annotated[float, Field(gt=0)] = 15.0
+    max_per_hour: Annotated[int, Field(ge=1, le=3600)] = 20
+    with_patient: bool = False
+    template: Path | None = None
+
+
 class LogConfiguration(_Section):
     """What the node writes to standard error."""
 
@@ -290,6 +347,7 @@ class Configuration(BaseSettings):
     database: DatabaseConfiguration = DatabaseConfiguration()
     completeness: CompletenessConfiguration = CompletenessConfiguration()
     destinations: tuple[DestinationConfiguration, ...] = ()
+    stow_destinations: tuple[StowDestinationConfiguration, ...] = ()
     query_source: QuerySourceConfiguration | None = None
     peers: tuple[PeerConfiguration, ...] = ()
     models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=installed_models)
@@ -300,11 +358,18 @@ class Configuration(BaseSettings):
     delivery: DeliveryConfiguration = DeliveryConfiguration()
     web: WebConfiguration = WebConfiguration()
     audit: AuditConfiguration = AuditConfiguration()
+    notifications: NotificationConfiguration = NotificationConfiguration()
     log: LogConfiguration = LogConfiguration()
+
+    @property
+    def destination_objects(self) -> dict[str, tuple[ObjectKind, ...]]:
+        """Which kinds of object each destination gets, by its name."""
+        by_dimse = {d.name: d.objects for d in self.destinations}
+        return by_dimse | {d.name: d.objects for d in self.stow_destinations}
 
     @model_validator(mode="after")
     def _destinations_differ(self) -> Configuration:
-        names = [d.name for d in self.destinations]
+        names = [d.name for d in self.destinations] + [d.name for d in self.stow_destinations]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"destination name {twice[0]!r} is used twice; each name is allowed once")
@@ -314,7 +379,7 @@ class Configuration(BaseSettings):
     def _rules_name_what_is_there(self) -> Configuration:
         check_names(
             self.routing,
-            destinations=[d.name for d in self.destinations],
+            destinations=list(self.destination_objects),
             packages=[p.name for p in self.models],
         )
         return self
@@ -359,11 +424,27 @@ def resolve(configuration: Configuration, base: Path) -> Configuration:
             "storage": configuration.storage.model_copy(update={"path": base / configuration.storage.path}),
             "database": configuration.database.model_copy(update={"url": _absolute(url, base)}),
             "models": tuple(base / m for m in configuration.models),
+            "stow_destinations": tuple(
+                d.model_copy(update={"tls": _absolute_files(d.tls, base)})
+                for d in configuration.stow_destinations
+            ),
+            "notifications": configuration.notifications.model_copy(
+                update={
+                    "template": None
+                    if configuration.notifications.template is None
+                    else base / configuration.notifications.template
+                }
+            ),
             "audit": configuration.audit.model_copy(
                 update={"file": None if configuration.audit.file is None else base / configuration.audit.file}
             ),
         }
     )
+
+
+def _absolute_files(tls: ClientTLSConfiguration, base: Path) -> ClientTLSConfiguration:
+    files = {name: base / path for name, path in tls if path is not None}
+    return tls.model_copy(update=files)
 
 
 def _absolute(url: URL, base: Path) -> str:

@@ -20,6 +20,7 @@ from store import processes, recovery
 from store.database import Database, open_database
 
 if TYPE_CHECKING:
+    from node.notifications import Notifier
     from scp.policy import ListenerPolicy
 
 PULSE_SECONDS = 10.0
@@ -95,7 +96,7 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
                 storage=configuration.storage.path,
                 casework=casework,
                 special=special,
-                destinations={d.name: d.objects for d in configuration.destinations},
+                destinations=configuration.destination_objects,
                 name=name,
                 lease=timedelta(seconds=configuration.worker.lease_seconds),
                 max_attempts=configuration.worker.max_attempts,
@@ -131,10 +132,24 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
             )
             for d in configuration.destinations
         ]
+        couriers += pacs_services.stow_couriers(configuration, database, name, utc_now)
         committers = pacs_services.committers(configuration, database, name, utc_now)
         ready()
         loops = [c.run for c in couriers] + [c.run for c in committers]
+        loops += [n.run for n in _notifiers(configuration, database)]
         _run_together([partial(run, stop, poll) for run in loops], stop)
+
+
+def _notifiers(configuration: Configuration, database: Database) -> list[Notifier]:
+    """The notifier, where the configuration names somebody to tell."""
+    from node.notification_senders import senders
+    from node.notifications import Notifier
+
+    ways = senders(configuration.notifications)
+    if not ways:
+        return []
+    node, storage = configuration.listener.ae_title, configuration.storage.path
+    return [Notifier(configuration.notifications, database, storage, node, ways, utc_now)]
 
 
 def run_web(configuration: Configuration, stop: Stop, ready: Ready) -> None:

@@ -54,11 +54,17 @@ class ShownNode:
 
 
 @contextmanager
-def shown_node(folder: Path, *, slices: int = 24, size: int = 64) -> Iterator[ShownNode]:
-    """Make the node under `folder`. `slices` and `size` are those of the studies that are screened."""
+def shown_node(
+    folder: Path, *, slices: int = 24, size: int = 64, models: tuple[Path, ...] = ()
+) -> Iterator[ShownNode]:
+    """Make the node under `folder`. `slices` and `size` are those of the studies that are screened.
+
+    models: packages of both systems; tiny ones where left out.
+    """
     with ExitStack() as stack:
         pacs = stack.enter_context(StorageSCP(folder / "pacs", ae_title="ARCHIVE"))
-        configuration = _configuration(folder, pacs.port)
+        packages = models or tuple(write_package(folder / "models" / system, system) for system in SYSTEMS)
+        configuration = _configuration(folder, pacs.port, packages)
         upgrade(configuration.database.url)
         database = open_database(configuration.database.url)
         stack.callback(database.close)
@@ -67,7 +73,7 @@ def shown_node(folder: Path, *, slices: int = 24, size: int = 64) -> Iterator[Sh
         yield node
 
 
-def _configuration(folder: Path, pacs_port: int) -> Configuration:
+def _configuration(folder: Path, pacs_port: int, models: tuple[Path, ...]) -> Configuration:
     defaults = load_configuration()
     objects = ("seg", "gsps", "pm", "sr")
     return defaults.model_copy(
@@ -82,7 +88,7 @@ def _configuration(folder: Path, pacs_port: int) -> Configuration:
                     name="ward", ae_title="WARD", host="127.0.0.1", port=free_port(), objects=("sr",)
                 ),
             ),
-            "models": tuple(write_package(folder / "models" / system, system) for system in SYSTEMS),
+            "models": models,
             "screening": defaults.screening.model_copy(update={"threads": 1, "max_thickness_mm": 20.0}),
             "audit": defaults.audit.model_copy(update={"file": folder / "audit.log"}),
         }

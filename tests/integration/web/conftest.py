@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from shown_node import ShownNode, shown_node
 
-from node.configuration import WebUserConfiguration
+from node.configuration import WebUserConfiguration, load_configuration
 from node.stand_in_pacs import free_port
 from node.web.access import token_digest
 from node.web.server import serve_web
@@ -46,8 +46,10 @@ class ShownSite:
 @pytest.fixture(scope="session")
 def shown_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShownSite]:
     """A node with studies, of a size that shows something where screenshots are kept, and its page."""
-    slices, size = (64, 256) if SCREENSHOTS in os.environ else (24, 64)
-    with shown_node(tmp_path_factory.mktemp("shown"), slices=slices, size=size) as node:
+    size: dict[str, Any] = {}
+    if SCREENSHOTS in os.environ:
+        size = {"slices": 80, "size": 256, "models": load_configuration().models}
+    with shown_node(tmp_path_factory.mktemp("shown"), **size) as node:
         port = free_port()
         users = tuple(
             WebUserConfiguration(name=role, role=role, token_sha256=token_digest(token))  # type: ignore[arg-type]
