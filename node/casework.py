@@ -187,9 +187,9 @@ def runner_options(configuration: Configuration) -> RunnerOptions:
 
 def wanted_kinds(configuration: Configuration) -> tuple[ObjectKind, ...]:
     """The kinds of object that some destination wants; the usual four where there is no destination."""
-    if not configuration.destinations:
+    if not configuration.destination_objects:
         return ("seg", "gsps", "pm", "sr")
-    wanted = {kind for destination in configuration.destinations for kind in destination.objects}
+    wanted = {kind for kinds in configuration.destination_objects.values() for kind in kinds}
     return tuple(kind for kind in OBJECT_KINDS if kind in wanted)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -9,11 +10,12 @@ import structlog
 from pynetdicom import evt
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.configuration import Configuration, DestinationConfiguration
+from node.configuration import Configuration, DestinationConfiguration, StowDestinationConfiguration
 from reporting.delivery.commitment import CommitmentPolicy, Committer, take_report
 from reporting.delivery.confirmation import parse_report
-from reporting.delivery.loop import Destination, Stop
+from reporting.delivery.loop import Courier, Destination, Stop
 from reporting.delivery.scu import Peer
+from reporting.delivery.stow import ClientCredentials, ClientTLS, StowSender, StowService
 from scp.commitment import Address, CommitmentService
 from scp.fetched import receive_from
 from scp.gap_check import GapCheck
@@ -66,6 +68,40 @@ def committers(configuration: Configuration, database: Database, name: str, cloc
         )
         for destination in configuration.destinations
     ]
+
+
+def stow_couriers(configuration: Configuration, database: Database, name: str, clock: Clock) -> list[Courier]:
+    """A delivery loop for each DICOMweb destination."""
+    return [
+        Courier(
+            database=database,
+            storage=configuration.storage.path,
+            destination=Destination(
+                section.name, Peer(section.name[:16], section.url, 0), StowSender(_stow_service(section))
+            ),
+            who=name,
+            calling_ae_title=configuration.listener.ae_title,
+            backoff=backoff(configuration),
+            clock=clock,
+            chance=random.random,
+        )
+        for section in configuration.stow_destinations
+    ]
+
+
+def _stow_service(section: StowDestinationConfiguration) -> StowService:
+    given, tls = section.oauth2, section.tls
+    credentials = None
+    if given is not None:
+        secret = given.client_secret.get_secret_value()
+        credentials = ClientCredentials(given.token_url, given.client_id, secret, given.scope)
+    return StowService(
+        section.url.rstrip("/"),
+        credentials,
+        ClientTLS(tls.certificate, tls.key, tls.ca),
+        section.compare,
+        section.timeout_seconds,
+    )
 
 
 def commitment_service(configuration: Configuration, database: Database, clock: Clock) -> CommitmentService:

@@ -5,7 +5,7 @@ Each destination has a loop of its own, so that one that is slow or away does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -51,12 +51,20 @@ class Stop(Protocol):
         ...
 
 
+Transport = Callable[[Sequence[Parcel]], Generator[Outcome, None, None]]
+"""Sends parcels; raises PeerUnreachableError, and parcels without an outcome were not sent."""
+
+
 @dataclass(frozen=True)
 class Destination:
-    """A PACS by the name that the store and the configuration give it."""
+    """A PACS by the name that the store and the configuration give it.
+
+    peer: reached by DIMSE. transport: sends by other means, one outcome a parcel; None for C-STORE to `peer`.
+    """
 
     name: str
     peer: Peer
+    transport: Transport | None = None
 
 
 @dataclass(frozen=True)
@@ -118,12 +126,17 @@ class Courier:
                 yield Outcome(path, Verdict.FAILED, None, f"result file: {error}")
         if stop.is_set():
             return
-        sending = store(self.destination.peer, parcels, self.calling_ae_title, self.timeouts)
+        sending = self._transport()(parcels)
         with closing(sending) as outcomes:
             for outcome in outcomes:
                 yield outcome
                 if stop.is_set():
                     return
+
+    def _transport(self) -> Transport:
+        if self.destination.transport is not None:
+            return self.destination.transport
+        return lambda parcels: store(self.destination.peer, parcels, self.calling_ae_title, self.timeouts)
 
     def _record(self, due: DueDelivery, outcome: Outcome) -> None:
         event = log.bind(
