@@ -16,6 +16,7 @@ help:
 	@echo "make demo [DATA=DIR]  node and PACS on loopback, one study through both (DIR: a folder of DICOM files)"
 	@echo "make test             the tests that take seconds each"
 	@echo "make test-all         all tests, the slow ones too"
+	@echo "make fuzz             hostile input for the listener, longer than the tests do (EXAMPLES=2000 each)"
 	@echo "make lint             style, types, import rules"
 	@echo "make install          the node in .venv, without what only training and tests need"
 	@echo "make deb              the Debian package, in dist/"
@@ -49,6 +50,10 @@ test: .venv/testing
 
 test-all: .venv/testing
 	$(BIN)/python -m pytest
+
+fuzz: .venv/testing
+	LUNGNODE_FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/python -m pytest tests/unit/scp tests/integration/test_listener_peers.py \
+	  -k "fuzz or hostile or anything or damaged" -o timeout=7200
 
 lint: .venv/testing
 	$(BIN)/ruff check .

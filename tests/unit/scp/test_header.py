@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tracemalloc
 import zlib
@@ -25,6 +26,7 @@ from pydicom.uid import (
 
 from scp.header import MAX_DEPTH, MAX_INFLATED_HEADER, UnreadableDataset, read_header
 
+EXAMPLES = int(os.environ.get("LUNGNODE_FUZZ_EXAMPLES", "150"))
 SYNTAXES = [
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -103,7 +105,7 @@ def test_it_reads_what_pydicom_wrote(
 
 
 @given(data=st.binary(max_size=4096), syntax=st.sampled_from(SYNTAXES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_anything_is_read_or_refused(data: bytes, syntax: str) -> None:
     try:
         read_header(data, syntax)
@@ -116,7 +118,7 @@ def test_anything_is_read_or_refused(data: bytes, syntax: str) -> None:
     flips=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),
     syntax=st.sampled_from(SYNTAXES),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_a_damaged_data_set_is_read_or_refused(cut: int, flips: list[tuple[int, int]], syntax: str) -> None:
     dataset = Dataset()
     dataset.SOPClassUID = dataset.SOPInstanceUID = dataset.StudyInstanceUID = dataset.SeriesInstanceUID = (
