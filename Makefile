@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OUTPUT ?= dist
 
 
-.PHONY: help install demo test test-all lint format deb docs clean
+.PHONY: help install demo test test-all fuzz lint format deb docs clean
 .DEFAULT_GOAL := help
 
 help:
