@@ -116,8 +116,9 @@ def measure_patients(
             jcs_patient_rule(results.probability[p, 1], candidate.patient_count, candidate.patient_mode)
             for p in series
         ]
-        decided = np.array([float(v.positive) for v in verdicts])
-        return _two_class(_whose(first), truth, decided, resamples)
+        decided = np.array([int(v.positive) for v in verdicts])
+        share = np.array([v.count / len(p) for v, p in zip(verdicts, series, strict=True)])
+        return _two_class(_whose(first), truth, share, resamples, decided)
     labels, shares = zip(*(_m3_patient(candidate, results, places) for places in series), strict=True)
     return _four_class(_whose(first), truth, np.array(labels), np.stack(shares), resamples)
 
@@ -180,14 +181,23 @@ def _mean(values: Floats) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def _two_class(patients: Sequence[str], truth: Ints, probability: Floats, resamples: int) -> Measured:
+def _two_class(
+    patients: Sequence[str],
+    truth: Ints,
+    probability: Floats,
+    resamples: int,
+    decided: Ints | None = None,
+) -> Measured:
+    """`decided` where the decision is not `probability` above 0.5."""
     truth = (truth == 1).astype(np.int64)
+    predicted = (probability > 0.5).astype(np.int64) if decided is None else decided
 
     def score(places: Ints) -> Scores:
-        return two_class(truth[places], probability[places])
+        return two_class(truth[places], probability[places], predicted[places])
 
     measured = _measured(patients, score, len(truth), resamples)
-    return Measured(**{**measured.__dict__, "raw": {"truth": truth, "probability": probability[:, None]}})
+    raw = {"truth": truth, "predicted": predicted, "probability": probability[:, None]}
+    return Measured(**{**measured.__dict__, "raw": raw})
 
 
 def _four_class(

@@ -25,12 +25,14 @@ Mask = npt.NDArray[np.bool_]
 Scores = dict[str, float]
 
 
-def two_class(truth: Ints, probability: Floats, threshold: float = 0.5) -> Scores:
+def two_class(truth: Ints, probability: Floats, predicted: Ints | None = None) -> Scores:
     """Sensitivity, specificity, precision, accuracy, F1, F2, F0.5 and AUC of a two-class decision.
 
-    truth [n] in {0, 1}; probability [n] of class 1; positive above the threshold. AUC is NaN for one class.
+    truth [n] in {0, 1}; probability [n] of class 1, or any score that grows with it; predicted [n] in {0, 1},
+    default is probability above 0.5. AUC is NaN for one class.
     """
-    predicted = (probability > threshold).astype(np.int64)
+    if predicted is None:
+        predicted = (probability > 0.5).astype(np.int64)
     return {
         "sensitivity": _safe(sk.recall_score, truth, predicted),
         "specificity": _safe(sk.recall_score, truth, predicted, pos_label=0),

@@ -67,10 +67,8 @@ def _roc(present: Mapping[str, Measured], path: Path) -> Path:
 
 
 def _confusion(name: str, measured: Measured, path: Path) -> Path:
-    two = "predicted" not in measured.raw
-    classes = ("negative", "COVID-19") if two else CLASSES
-    predicted = measured.raw["probability"][:, 0] > 0.5 if two else measured.raw["predicted"]
-    matrix = confusion_matrix(measured.raw["truth"], predicted, labels=range(len(classes)))
+    classes = ("negative", "COVID-19") if measured.raw["probability"].shape[1] == 1 else CLASSES
+    matrix = confusion_matrix(measured.raw["truth"], measured.raw["predicted"], labels=range(len(classes)))
     with _figure(path, name, "predicted", "truth") as axes:
         axes.imshow(matrix, cmap="Blues")
         axes.set_xticks(range(len(classes)), classes)

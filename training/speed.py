@@ -40,10 +40,8 @@ def main(
         batch, per_second = timed_loader(chosen, items, PixelSource(Path(cache)))
     step = timed_steps(chosen, batch, steps) / threads
     size = len(batch["label"])
-    typer.echo(
-        f"{recipe}: loader {per_second:.1f} slices/s per process; step {step:.2f} s for {size} slices, "
-    )
-    typer.echo(f"    {size / step:.1f} slices/s on {threads} threads")
+    typer.echo(f"{recipe}: loader {per_second:.1f} slices/s per process")
+    typer.echo(f"    step {step:.2f} s for {size} slices: {size / step:.2f} slices/s on {threads} threads")
 
 
 def timed_loader(recipe: Recipe, items: tuple[Item, ...], pixels: PixelSource) -> tuple[Sample, float]:

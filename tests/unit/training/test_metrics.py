@@ -53,6 +53,11 @@ def test_exactly_the_threshold_is_negative_and_one_class_has_no_auc() -> None:
     assert np.isnan(scores["specificity"])
 
 
+def test_a_decision_of_its_own_leaves_the_ranking_to_the_score() -> None:
+    scores = two_class(np.array([0, 0, 1]), np.array([0.01, 0.02, 0.03]), np.array([0, 1, 1]))
+    assert (scores["auc"], scores["specificity"], scores["sensitivity"]) == (1.0, 0.5, 1.0)
+
+
 def test_four_class_by_hand() -> None:
     truth = np.repeat(np.arange(4), CONFUSION.sum(axis=1))
     predicted = np.concatenate([np.repeat(np.arange(4), row) for row in CONFUSION])
