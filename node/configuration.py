@@ -424,6 +424,9 @@ def resolve(configuration: Configuration, base: Path) -> Configuration:
             "storage": configuration.storage.model_copy(update={"path": base / configuration.storage.path}),
             "database": configuration.database.model_copy(update={"url": _absolute(url, base)}),
             "models": tuple(base / m for m in configuration.models),
+            "screening": configuration.screening.model_copy(
+                update={"engine_cache": base / configuration.screening.engine_cache}
+            ),
             "stow_destinations": tuple(
                 d.model_copy(update={"tls": _absolute_files(d.tls, base)})
                 for d in configuration.stow_destinations
