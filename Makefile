@@ -4,7 +4,7 @@ PYTHON ?= python3
 DATA ?=
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint requirements.lock
 
 OUTPUT ?= dist
 
