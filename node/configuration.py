@@ -24,6 +24,7 @@ from sqlalchemy.exc import ArgumentError
 
 from node.routing.rules import Rules, check_names
 from reporting.context import ObjectKind
+from reporting.profiles import WantedObject, expanded
 
 ENVIRONMENT_PREFIX = "LUNGNODE_"
 NESTED_DELIMITER = "__"
@@ -167,7 +168,7 @@ class DestinationConfiguration(_Section):
     ae_title: AETitle
     host: str = Field(min_length=1)
     port: Port
-    objects: Annotated[tuple[ObjectKind, ...], AfterValidator(_not_empty)] = ("seg", "gsps", "pm", "sr")
+    objects: Annotated[tuple[WantedObject, ...], AfterValidator(_not_empty)] = ("seg", "gsps", "pm", "sr")
     commitment: CommitmentConfiguration = CommitmentConfiguration()
 
 
@@ -193,11 +194,22 @@ class StowDestinationConfiguration(_Section):
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
     url: str = Field(pattern=r"^https?://")
-    objects: Annotated[tuple[ObjectKind, ...], AfterValidator(_not_empty)] = ("seg", "gsps", "pm", "sr")
+    objects: Annotated[tuple[WantedObject, ...], AfterValidator(_not_empty)] = ("seg", "gsps", "pm", "sr")
     oauth2: OAuth2Configuration | None = None
     tls: ClientTLSConfiguration = ClientTLSConfiguration()
     compare: bool = True
     timeout_seconds: Seconds = 60.0
+
+
+class StowListenerConfiguration(_Section):
+    """STOW-RS as a way in, beside the DICOM listener."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    port: Port = 8042
+    token_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
 
 
 class WorkerConfiguration(_Section):
@@ -348,6 +360,7 @@ class Configuration(BaseSettings):
     completeness: CompletenessConfiguration = CompletenessConfiguration()
     destinations: tuple[DestinationConfiguration, ...] = ()
     stow_destinations: tuple[StowDestinationConfiguration, ...] = ()
+    stow_listener: StowListenerConfiguration | None = None
     query_source: QuerySourceConfiguration | None = None
     peers: tuple[PeerConfiguration, ...] = ()
     models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=installed_models)
@@ -364,8 +377,8 @@ class Configuration(BaseSettings):
     @property
     def destination_objects(self) -> dict[str, tuple[ObjectKind, ...]]:
         """Which kinds of object each destination gets, by its name."""
-        by_dimse = {d.name: d.objects for d in self.destinations}
-        return by_dimse | {d.name: d.objects for d in self.stow_destinations}
+        by_dimse = {d.name: expanded(d.objects) for d in self.destinations}
+        return by_dimse | {d.name: expanded(d.objects) for d in self.stow_destinations}
 
     @model_validator(mode="after")
     def _destinations_differ(self) -> Configuration:
@@ -427,8 +440,9 @@ def resolve(configuration: Configuration, base: Path) -> Configuration:
             "screening": configuration.screening.model_copy(
                 update={"engine_cache": base / configuration.screening.engine_cache}
             ),
+            "stow_listener": _with_absolute_files(configuration.stow_listener, base),
             "stow_destinations": tuple(
-                d.model_copy(update={"tls": _absolute_files(d.tls, base)})
+                d.model_copy(update={"tls": _with_absolute_files(d.tls, base)})
                 for d in configuration.stow_destinations
             ),
             "notifications": configuration.notifications.model_copy(
@@ -445,9 +459,11 @@ def resolve(configuration: Configuration, base: Path) -> Configuration:
     )
 
 
-def _absolute_files(tls: ClientTLSConfiguration, base: Path) -> ClientTLSConfiguration:
-    files = {name: base / path for name, path in tls if path is not None}
-    return tls.model_copy(update=files)
+def _with_absolute_files(section: T, base: Path) -> T:
+    """The same section with every relative path in it made absolute."""
+    if not isinstance(section, BaseModel):
+        return section
+    return section.model_copy(update={name: base / v for name, v in section if isinstance(v, Path)})
 
 
 def _absolute(url: URL, base: Path) -> str:

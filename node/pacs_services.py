@@ -24,6 +24,7 @@ from scp.pacs_query.asking import Asker
 from scp.pacs_query.dimse import DimseSource, Remote
 from scp.receipt import Receiver
 from scp.services import Handler
+from scp.stow_server import StowPolicy, StowServer
 from store import receipts
 from store.database import Database
 from store.deliveries import Backoff
@@ -171,3 +172,16 @@ def grounds(configuration: Configuration, database: Database, receiver: Receiver
     short_quiet = timedelta(seconds=configuration.completeness.short_quiet_seconds)
     check = GapCheck(database, configuration.storage.path)
     return Grounds(database, check, asker, short_quiet, clock)
+
+
+def stow_server(
+    configuration: Configuration, database: Database, receiver: Receiver, clock: Clock
+) -> StowServer | None:
+    """STOW-RS as a way in, where it is configured."""
+    section = configuration.stow_listener
+    if section is None:
+        return None
+    policy = StowPolicy(
+        section.host, section.port, section.token_sha256, section.certificate, section.key, section.client_ca
+    )
+    return StowServer(policy, receiver, database, clock)

@@ -68,6 +68,9 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         )
         reporter.start()
         router = Router(database, configuration.storage.path, configuration.routing)
+        stow = pacs_services.stow_server(configuration, database, listener.receiver, utc_now)
+        if stow is not None:
+            stow.start()
         grounds = pacs_services.grounds(configuration, database, listener.receiver, utc_now)
         try:
             ready()
@@ -75,6 +78,8 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
                 for study in complete_due(database, policy, utc_now(), grounds, router.route):
                     log.info("study complete", state=study.state.value, why=study.why)
         finally:
+            if stow is not None:
+                stow.stop()
             listener.stop()
 
 

@@ -1,0 +1,125 @@
+"""The HTTP side of STOW-RS: POST /studies, with a bearer token and TLS where they are configured."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+import uvicorn
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from scp.multipart import Malformed, boundary_of
+from scp.receipt import Receiver
+from scp.stow import StowRequest, response
+from store.database import Database
+from store.receipts import Peer
+
+LOGGER = structlog.get_logger(__name__)
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class StowPolicy:
+    """Where to listen and who may send. port 0 takes a free one.
+
+    token_sha256: hex, of the bearer token; None asks for none. client_ca: whom clients must be certified by.
+    """
+
+    host: str
+    port: int
+    token_sha256: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+
+class StowServer:
+    """Takes instances by HTTP in a thread of this process."""
+
+    def __init__(
+        self, policy: StowPolicy, receiver: Receiver, database: Database, now: Callable[[], datetime]
+    ) -> None:
+        self._policy = policy
+        self._receiver = receiver
+        self._database = database
+        self._now = now
+        self._name = f"stow@{policy.host}:{policy.port}"
+        settings = uvicorn.Config(
+            self.app(),
+            host=policy.host,
+            port=policy.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            ssl_certfile=policy.certificate,
+            ssl_keyfile=policy.key,
+            ssl_ca_certs=None if policy.client_ca is None else str(policy.client_ca),
+            ssl_cert_reqs=ssl.CERT_NONE if policy.client_ca is None else ssl.CERT_REQUIRED,
+        )
+        self._server = uvicorn.Server(settings)
+        self._thread = threading.Thread(target=self._server.run, name="stow", daemon=True)
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        return Starlette(routes=[Route("/studies", self._store, methods=["POST"])])
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, letting running requests finish for a while."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    async def _store(self, request: Request) -> Response:
+        if not self._admits(request.headers.get("authorization", "")):
+            return PlainTextResponse("a valid bearer token is needed", 401, {"WWW-Authenticate": "Bearer"})
+        try:
+            boundary = boundary_of(request.headers.get("content-type", ""))
+        except Malformed as error:
+            return PlainTextResponse(str(error), 415)
+        host = request.client.host if request.client else ""
+        storing = StowRequest(self._receiver, self._database, Peer("STOW-RS", host), self._name, self._now)
+        how = "failed"
+        try:
+            reader = storing.reader(boundary)
+            async for chunk in request.stream():
+                await run_in_threadpool(reader.feed, chunk)
+            reader.finish()
+            how = "received"
+        except Malformed as error:
+            how = "malformed"
+            return PlainTextResponse(str(error), 400)
+        except ClientDisconnect:
+            how = "connection lost"
+            return PlainTextResponse("the connection was lost", 400)
+        except SQLAlchemyError as error:
+            LOGGER.error("store does not answer", why=type(error).__name__)
+            return PlainTextResponse("the store does not answer; send again", 503)
+        finally:
+            await run_in_threadpool(storing.end, how)
+        status, answer = response(storing.parts)
+        return JSONResponse(answer.to_json_dict(), status, media_type="application/dicom+json")
+
+    def _admits(self, authorization: str) -> bool:
+        wanted = self._policy.token_sha256
+        if wanted is None:
+            return True
+        scheme, _, token = authorization.partition(" ")
+        given = hashlib.sha256(token.strip().encode()).hexdigest()
+        return scheme.lower() == "bearer" and hmac.compare_digest(given, wanted)
