@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from starlette.responses import Response
 
 from node.audit import Action, Event
-from node.configuration import DestinationConfiguration
+from node.configuration import Configuration, DestinationConfiguration
 from node.web.site import Visit
 from reporting.delivery.scu import Peer, PeerUnreachableError, echo
 from store import overview
 
 
+@dataclass(frozen=True)
+class ShownDestination:
+    """A configured destination in words. has_echo: whether it can be asked by C-ECHO."""
+
+    name: str
+    place: str
+    objects: tuple[str, ...]
+    has_echo: bool
+
+
 def show(visit: Visit) -> Response:
     """All destinations."""
-    configured = visit.site.configuration.destinations
+    configuration = visit.site.configuration
     with visit.site.database.read() as session:
-        standings = overview.destination_standings(session, [d.name for d in configured])
-    known = {d.name: d for d in configured}
+        standings = overview.destination_standings(session, list(configuration.destination_objects))
+    known = _described(configuration)
     return visit.page("destinations.html", rows=[(s, known.get(s.name)) for s in standings])
 
 
@@ -40,3 +52,13 @@ def _echo(visit: Visit, destination: DestinationConfiguration) -> tuple[str, boo
     except PeerUnreachableError as error:
         return str(error), False
     return "answers", True
+
+
+def _described(configuration: Configuration) -> dict[str, ShownDestination]:
+    objects = configuration.destination_objects
+    places = {d.name: f"{d.ae_title} at {d.host}:{d.port}" for d in configuration.destinations}
+    web = {d.name: f"STOW-RS at {d.url}" for d in configuration.stow_destinations}
+    return {
+        name: ShownDestination(name, place, tuple(objects[name]), name in places)
+        for name, place in (places | web).items()
+    }

@@ -75,7 +75,7 @@ def standing(site: Site) -> Standing:
     """Ask the store and the machine."""
     now = site.now()
     day = now - timedelta(days=1)
-    names = [d.name for d in site.configuration.destinations]
+    names = list(site.configuration.destination_objects)
     with site.database.read() as session:
         oldest = overview.oldest_change(session, StudyState.COMPLETE)
         living = processes.living(session)

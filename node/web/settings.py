@@ -13,7 +13,7 @@ def show(visit: Visit) -> Response:
     """Every section as YAML."""
     shown = shown_configuration(visit.site.configuration)
     sections = [
-        (name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip())
+        (name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).removesuffix("...\n").strip())
         for name, content in shown.items()
     ]
     return visit.page("settings.html", sections=sections)

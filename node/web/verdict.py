@@ -58,6 +58,11 @@ class StudyVerdict:
     packages: tuple[Mapping[str, str], ...]
 
     @property
+    def by_patient_rule(self) -> bool:
+        """Whether M3Lung-Sys named a class that has not the largest probability: its patient rule counts slices."""
+        return not max(self.classes, key=lambda c: c.share).chosen
+
+    @property
     def seconds(self) -> float:
         """How long the screening took."""
         return sum(seconds for _, seconds in self.timings)

@@ -17,8 +17,10 @@ STATE_KINDS = {
     StudyState.SKIPPED: "quiet",
     StudyState.FAILED: "bad",
     DeliveryState.PENDING: "waiting",
+    DeliveryState.STORED: "waiting",
     DeliveryState.DELIVERED: "good",
     DeliveryState.REFUSED: "bad",
+    DeliveryState.NOT_ACCEPTED: "quiet",
 }
 
 OBJECT_NAMES = {

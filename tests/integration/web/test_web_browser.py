@@ -51,6 +51,11 @@ def test_the_pages_fit_a_phone(visit: Callable[..., Any], shown_site: Any, pictu
         visitor.go(address)
         width = visitor.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, f"{name} is {width} wide"
+        hidden = (
+            "[...document.querySelectorAll('.card:not(:has(.scroll))')]"
+            ".filter(card => card.scrollWidth > card.clientWidth + 1).length"
+        )
+        assert visitor.page.evaluate(hidden) == 0, f"{name}: a card is wider than the screen"
         _keep(visitor, pictures, f"page-{name}-phone")
 
 
