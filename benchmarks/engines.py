@@ -3,7 +3,7 @@
     python benchmarks/engines.py --size full --slices 24 --rounds 3 --report docs/engines-benchmark.md
 
 Every backend is measured in the same run, round by round in turn, so that a busy moment meets all of them. Figures
-are medians per slice; a study is 300 slices. Packages are exported once to `--work`.
+are medians per slice, by the wall clock and in processor time (all threads), which a busy machine disturbs less; a study is 300 slices. Packages are exported once to `--work`.
 """
 
 from __future__ import annotations
@@ -157,19 +157,20 @@ def runners(package: ModelPackage, options: RunnerOptions) -> Iterator[tuple[str
 
 def measure(
     candidates: Mapping[str, Runner], work: Work, slices: int, rounds: int, batch: int
-) -> dict[str, list[float]]:
-    """Seconds per call unit (slice, or patient call) of every candidate, a list of rounds."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of wall clock and of processor per slice (patient: per call) of every candidate, round by round."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     count = 1 if work.graph == "patient" else slices
     for round_ in range(rounds + 1):
         for name, runner in candidates.items():
             few = name.startswith("torch") and count > 1
             todo = min(count, batch) if few else count
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             for first in range(0, todo, batch):
                 runner.run(work.graph, work.inputs(min(batch, todo - first)))
             if round_:  # the first round compiles and warms up
-                seconds[name].append((time.perf_counter() - start) / todo)
+                wall, processor = time.perf_counter() - start, time.process_time() - busy
+                seconds[name].append((wall / todo, processor / todo))
     return seconds
 
 
@@ -193,20 +194,21 @@ def main() -> None:
         f"{a.size} size, {a.slices} slices x {a.rounds} rounds, batch {a.batch}, medians; a study is {STUDY} slices.",
         f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start.",
         "",
-        "| work | backend | ms per slice | spread | study s | against torch f32 |",
-        "|---|---|---|---|---|---|",
+        "| work | backend | ms per slice | spread | processor ms | study s | against torch f32, processor |",
+        "|---|---|---|---|---|---|---|",
     ]
     found = packages(a.size, a.work)
     features = 3072 if a.size == "full" else graphs_of("compact")["m3lung"]["patient"].example().shape[1]
     for work in works(features):
         candidates = dict(runners(found[work.system], options))
         seconds = measure(candidates, work, a.slices, a.rounds, a.batch)
-        base = statistics.median(seconds["torch f32"])
-        for name, values in seconds.items():
-            middle = statistics.median(values)
+        base = statistics.median(p for _, p in seconds["torch f32"])
+        for name, rounds in seconds.items():
+            walls = [wall for wall, _ in rounds]
+            middle, processor = statistics.median(walls), statistics.median(p for _, p in rounds)
             lines.append(
-                f"| {work.system} {work.graph} | {name} | {1e3 * middle:.1f} | {1e3 * min(values):.1f} to "
-                f"{1e3 * max(values):.1f} | {middle * work.calls:.2f} | x {base / middle:.1f} |"
+                f"| {work.system} {work.graph} | {name} | {1e3 * middle:.1f} | {1e3 * min(walls):.1f} to "
+                f"{1e3 * max(walls):.1f} | {1e3 * processor:.1f} | {middle * work.calls:.2f} | x {base / processor:.1f} |"
             )
             print(lines[-1], flush=True)
         for runner in candidates.values():
