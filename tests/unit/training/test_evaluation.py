@@ -261,7 +261,8 @@ def test_released_frozen_normalisation_has_no_epsilon() -> None:
 
 @pytest.mark.slow
 def test_released_weights_become_a_package(tmp_path: Path) -> None:
-    reverse = {ours: theirs for theirs in released_names(True) for ours in renamed({theirs: torch.zeros(())})}
+    names = released_names(True)
+    reverse = dict(zip(renamed(dict.fromkeys(names, torch.zeros(()))), names, strict=True))
     torch.manual_seed(0)
     state = JCSJoint("public").state_dict()
     released = {reverse[name]: value for name, value in state.items() if name in reverse}

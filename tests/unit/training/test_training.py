@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from training.preprocessing import normalise_grey
 from training.recipe import Recipe, RecipeError, built_in_recipes, load_recipe
 from training.run import train
 from training.samples import SliceSamples, batches
+from training.speed import main as speed
 from training.tasks import SliceTraining, build_network, partners
 
 QUIET = Machine(accelerator="cpu", devices=1, progress=False, log_every=1)
@@ -319,6 +321,15 @@ def test_baselines_train_under_the_same_tasks(task: str, pictures: Path, tmp_pat
     name = "unet" if task == "jcs-segmenter" else "resnet18"
     more = (f"network={{baseline: {name}}}", "guidance.beta=0", "epochs=1", "batch=8")
     assert train(recipe_for(task, more), pictures, tmp_path / "out", QUIET).finished
+
+
+def test_the_speed_of_loader_and_step_is_printed(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [*COMMON, *SMALL["jcs-segmenter"]]
+    speed("jcs-segmenter", pictures, changes, steps=1, threads=1)
+    said = capsys.readouterr().out
+    loader, step = (float(found) for found in re.findall(r"([\d.]+) slices/s", said))
+    assert loader > 0
+    assert step > 0
 
 
 def test_every_epoch_is_a_permutation_and_a_resumed_run_sees_the_rest() -> None:
