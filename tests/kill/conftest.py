@@ -34,7 +34,7 @@ from store.states import StudyState
 
 PROGRAM = Path(__file__).with_name("dying_part.py")
 ENDED = (StudyState.DELIVERED, StudyState.SKIPPED, StudyState.FAILED)
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 TABLE = ("<!-- kill table: begin -->", "<!-- kill table: end -->")
 
 
@@ -97,6 +97,13 @@ class World:
         for name in names:
             if name not in self.parts:
                 self.start(name)
+
+    def is_ready(self, part: str) -> bool:
+        """Whether a part runs and has said that it is ready."""
+        process = self.parts.get(part)
+        if process is None or process.poll() is not None:
+            return False
+        return (self.folder / f"{part}-{process.pid}.ready").exists()
 
     def stop(self, name: str) -> None:
         """Stop a part as an admin would."""
@@ -168,6 +175,15 @@ class World:
                 return session.scalar(select(Study.state).where(Study.study_instance_uid == study)) in ENDED
 
         self.until(ended, f"study {study} ended")
+
+    def await_death(self, part: str, before: int) -> None:
+        """Wait until a part has died once more than `before` times: a fault that was not met proves nothing."""
+
+        def died() -> bool:
+            self.revive()
+            return self.deaths[part] > before
+
+        self.until(died, f"the {part} dies at its edge")
 
     def check(self, study: str, sent: list[Dataset], tally: Tally) -> None:
         """Count what of a study is lost or doubled, and fail where anything is."""
@@ -299,15 +315,18 @@ def tallies() -> Iterator[dict[str, Tally]]:
 
 
 def _write_table(path: Path, rows: dict[str, Tally]) -> None:
+    """Write the rows of this session into the table; rows of tests that did not run stay."""
     head = (
         "| fault | what was done | times tried | instances acknowledged | lost | results doubled |\n"
         "|---|---|--:|--:|--:|--:|\n"
     )
-    body = "".join(
-        f"| {r.fault} | {r.done} | {r.tried} | {r.acknowledged} | {r.lost} | {r.doubled} |\n"
-        for r in rows.values()
-    )
     begin, end = TABLE
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(begin)
-    path.write_text(f"{before}{begin}\n{head}{body}{end}{rest.split(end)[1]}", encoding="utf-8")
+    table, after = rest.split(end)
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines()[3:] if line.startswith("|")}
+    for row in rows.values():
+        numbers = f"{row.tried} | {row.acknowledged} | {row.lost} | {row.doubled}"
+        lines[row.fault] = f"| {row.fault} | {row.done} | {numbers} |"
+    body = "".join(f"{line}\n" for line in lines.values())
+    path.write_text(f"{before}{begin}\n{head}{body}{end}{after}", encoding="utf-8")

@@ -85,10 +85,20 @@ def an_object(kind: str, study: str, digest: str) -> Dataset:
     return dataset
 
 
+class LightWorker(Worker):
+    """The worker without pictures for people: there is nothing to see."""
+
+    def _picture(self, folder: str, case: Any) -> None:
+        """No pictures for the page."""
+
+    def _draw(self, case: Any, folder: str) -> None:
+        """No overview."""
+
+
 def run_light_worker(configuration: Configuration, stop: Any, ready: Callable[[], None]) -> None:
     """`node.parts.run_worker` with the light casework."""
     with _part("worker", configuration) as (database, name):
-        worker = Worker(
+        worker = LightWorker(
             database=database,
             storage=configuration.storage.path,
             casework=LightCasework(),  # type: ignore[arg-type]
