@@ -3,7 +3,8 @@
     python benchmarks/engines.py --size full --slices 24 --rounds 3 --report docs/engines-benchmark.md
 
 Every backend is measured in the same run, round by round in turn, so that a busy moment meets all of them. Figures
-are medians per slice, by the wall clock and in processor time (all threads), which a busy machine disturbs less; a study is 300 slices. Packages are exported once to `--work`.
+are medians per slice, by the wall clock and in processor time of all threads, which a busy machine disturbs less; a
+study is 300 slices. Packages are exported once to `--work`.
 """
 
 from __future__ import annotations
@@ -208,7 +209,8 @@ def main() -> None:
             middle, processor = statistics.median(walls), statistics.median(p for _, p in rounds)
             lines.append(
                 f"| {work.system} {work.graph} | {name} | {1e3 * middle:.1f} | {1e3 * min(walls):.1f} to "
-                f"{1e3 * max(walls):.1f} | {1e3 * processor:.1f} | {middle * work.calls:.2f} | x {base / processor:.1f} |"
+                f"{1e3 * max(walls):.1f} | {1e3 * processor:.1f} | {middle * work.calls:.2f} "
+                f"| x {base / processor:.1f} |"
             )
             print(lines[-1], flush=True)
         for runner in candidates.values():
