@@ -22,8 +22,9 @@ from engine.series_choice import SeriesRules
 from engine.summary import findings_summary
 from engine.volume import Volume
 from node.configuration import Configuration
-from reporting import OBJECT_KINDS, ObjectKind, ReportContext, ReportOptions, ResultObject, build
+from reporting import ObjectKind, ReportContext, ReportOptions, ResultObject, build
 from reporting.context import PredecessorReport
+from reporting.profiles import with_fallbacks
 
 DISTRIBUTION = "lungnode"
 
@@ -186,11 +187,11 @@ def runner_options(configuration: Configuration) -> RunnerOptions:
 
 
 def wanted_kinds(configuration: Configuration) -> tuple[ObjectKind, ...]:
-    """The kinds of object that some destination wants; the usual four where there is no destination."""
+    """The kinds of object that some destination wants, with their stand-ins; the usual four without a destination."""
     if not configuration.destination_objects:
         return ("seg", "gsps", "pm", "sr")
     wanted = {kind for kinds in configuration.destination_objects.values() for kind in kinds}
-    return tuple(kind for kind in OBJECT_KINDS if kind in wanted)
+    return with_fallbacks(wanted)
 
 
 @contextmanager

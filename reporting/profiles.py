@@ -10,6 +10,9 @@ from reporting.context import OBJECT_KINDS, ObjectKind
 
 ProfileName = Literal["modern", "legacy", "everything"]
 
+WantedObject = Literal[ObjectKind, ProfileName]
+"""What a destination's list may hold: kinds of object, and names of profiles."""
+
 PROFILES: Mapping[ProfileName, tuple[ObjectKind, ...]] = MappingProxyType(
     {
         "modern": ("seg", "pm", "pm_m3", "sr", "gsps", "kos"),
@@ -20,12 +23,12 @@ PROFILES: Mapping[ProfileName, tuple[ObjectKind, ...]] = MappingProxyType(
 """modern: for viewers that read SEG, Parametric Map and TID 1500. legacy: for archives that show pictures, contours
 and documents. everything: all objects, for trying out what an archive takes."""
 
-FALLBACKS: Mapping[ObjectKind, ObjectKind] = MappingProxyType({"sr": "sr_enhanced"})
+FALLBACKS: Mapping[str, ObjectKind] = MappingProxyType({"sr": "sr_enhanced"})
 """What stands in where a destination does not accept an object's SOP class. Other objects have no equal: what they
 show is in the report as well, so they are recorded as not accepted."""
 
 
-def expanded(wanted: Iterable[ObjectKind | ProfileName]) -> tuple[ObjectKind, ...]:
+def expanded(wanted: Iterable[WantedObject]) -> tuple[ObjectKind, ...]:
     """The kinds of object that a list of kinds and profile names means, each once, in the order of OBJECT_KINDS."""
     kinds: set[ObjectKind] = set()
     for name in wanted:
@@ -39,5 +42,5 @@ def expanded(wanted: Iterable[ObjectKind | ProfileName]) -> tuple[ObjectKind, ..
 def with_fallbacks(kinds: Iterable[ObjectKind]) -> tuple[ObjectKind, ...]:
     """The kinds that must be built so that each of `kinds` has its stand-in ready, in the order of OBJECT_KINDS."""
     wanted = set(kinds)
-    wanted |= {FALLBACKS[kind] for kind in wanted if kind in FALLBACKS}
+    wanted |= {FALLBACKS[kind] for kind in tuple(wanted) if kind in FALLBACKS}
     return tuple(kind for kind in OBJECT_KINDS if kind in wanted)

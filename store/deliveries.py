@@ -162,7 +162,7 @@ def record_failed(
 def record_refused(
     session: Session, due: DueDelivery, *, who: str, why: str, now: datetime, status: int | None = None
 ) -> None:
-    """The destination will never take the object, for instance since it accepts no such SOP class.
+    """The destination will never take the object.
 
     The study fails when its other deliveries have ended; an admin can send again. Raises DeliveryTaken.
     """
@@ -175,6 +175,53 @@ def record_refused(
     _finish(session, due, who, now)
 
 
+def record_not_accepted(
+    session: Session,
+    due: DueDelivery,
+    *,
+    who: str,
+    why: str,
+    now: datetime,
+    status: int | None = None,
+    stand_in: str | None = None,
+) -> bool:
+    """The destination takes no objects of this SOP class: the study goes on without it there.
+
+    stand_in: kind of object to send instead. Returns whether the screening has one, which then is due now. The study
+    fails only where a destination takes nothing at all. Raises DeliveryTaken.
+    """
+    delivery = _held(session, due, who)
+    delivery.state = DeliveryState.NOT_ACCEPTED
+    delivery.attempts += 1
+    delivery.last_status = status
+    delivery.last_error = why
+    _let_go(delivery)
+    queued = stand_in is not None and _queue_stand_in(session, delivery, stand_in, now)
+    _finish(session, due, who, now)
+    return queued
+
+
+def _queue_stand_in(session: Session, delivery: Delivery, kind: str, now: datetime) -> bool:
+    own = select(Result.screening_id).where(Result.id == delivery.result_id).scalar_subquery()
+    result = session.scalar(select(Result).where(Result.screening_id == own, Result.kind == kind))
+    if result is None:
+        return False
+    there = select(Delivery.id).where(
+        Delivery.result_id == result.id, Delivery.destination == delivery.destination
+    )
+    if session.scalar(there) is None:
+        queued = Delivery(
+            result_id=result.id,
+            study_id=delivery.study_id,
+            destination=delivery.destination,
+            state=DeliveryState.PENDING,
+            next_attempt_at=now,
+        )
+        session.add(queued)
+        session.flush()
+    return True
+
+
 def hand_back(session: Session, due: DueDelivery, *, who: str) -> None:
     """Let a delivery go untried, since the process stops. Raises DeliveryTaken."""
     _let_go(_held(session, due, who))
@@ -184,7 +231,7 @@ def reset(session: Session, study_id: int, *, all_of_them: bool, now: datetime) 
     """Make deliveries of a study pending and due: the refused ones, or all of them. Returns how many."""
     query = select(Delivery).where(Delivery.study_id == study_id)
     if not all_of_them:
-        query = query.where(Delivery.state == DeliveryState.REFUSED)
+        query = query.where(Delivery.state.in_((DeliveryState.REFUSED, DeliveryState.NOT_ACCEPTED)))
     rows = session.scalars(query.with_for_update()).all()
     for delivery in rows:
         delivery.state = DeliveryState.PENDING

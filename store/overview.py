@@ -35,8 +35,10 @@ class DestinationStanding:
     name: str
     pending: int = 0
     retrying: int = 0
+    stored: int = 0
     delivered: int = 0
     refused: int = 0
+    not_accepted: int = 0
     attempts: int = 0
     last_delivered_at: datetime | None = None
     waiting_since: datetime | None = None

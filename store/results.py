@@ -5,6 +5,7 @@ The files lie in the outbox, on disk, before this runs; the commit makes them re
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,23 +75,33 @@ def record_results(
 
 
 def finish_if_delivered(session: Session, study: Study, *, who: str, now: datetime) -> None:
-    """End a delivering study whose deliveries all have: delivered, or failed where a destination refused."""
+    """End a delivering study whose deliveries all have.
+
+    Delivered, also where a destination does not accept some kind of object; failed where one refused an object, or
+    accepted none.
+    """
     if study.state is not StudyState.DELIVERING:
         return
-    counts = dict(
-        session.execute(
-            select(Delivery.state, func.count()).where(Delivery.study_id == study.id).group_by(Delivery.state)
-        ).all()
+    counts: dict[str, Counter[DeliveryState]] = defaultdict(Counter)
+    rows = session.execute(
+        select(Delivery.destination, Delivery.state, func.count())
+        .where(Delivery.study_id == study.id)
+        .group_by(Delivery.destination, Delivery.state)
     )
-    if any(counts.get(state) for state in UNDERWAY):
+    for destination, state, count in rows:
+        counts[destination][state] = count
+    together = sum(counts.values(), Counter[DeliveryState]())
+    if any(together[state] for state in UNDERWAY):
         return
-    refused = counts.get(DeliveryState.REFUSED, 0)
-    if refused:
-        why = _refusals(session, study)
-        ledger.change_state(session, study, StudyState.FAILED, who=who, why=why, now=now)
+    in_vain = any(c[DeliveryState.NOT_ACCEPTED] and not c[DeliveryState.DELIVERED] for c in counts.values())
+    left_out = _left_out(session, study)
+    if together[DeliveryState.REFUSED] or in_vain:
+        ledger.change_state(session, study, StudyState.FAILED, who=who, why=left_out, now=now)
         return
-    delivered = counts.get(DeliveryState.DELIVERED, 0)
+    delivered = together[DeliveryState.DELIVERED]
     why = f"{delivered} deliveries done" if delivered else "no destination wants a result"
+    if left_out:
+        why = f"{why}; {left_out}"
     ledger.change_state(session, study, StudyState.DELIVERED, who=who, why=why, now=now)
 
 
@@ -128,11 +139,15 @@ def _add_objects(
     session.flush()
 
 
-def _refusals(session: Session, study: Study) -> str:
+def _left_out(session: Session, study: Study) -> str:
+    """What did not arrive where, and why; empty where everything did."""
+    ends = {DeliveryState.REFUSED: "refused", DeliveryState.NOT_ACCEPTED: "does not accept"}
     rows = session.execute(
-        select(Delivery.destination, Result.kind, Delivery.last_error)
+        select(Delivery.destination, Delivery.state, Result.kind, Delivery.last_error)
         .join(Result, Result.id == Delivery.result_id)
-        .where(Delivery.study_id == study.id, Delivery.state == DeliveryState.REFUSED)
+        .where(Delivery.study_id == study.id, Delivery.state.in_(tuple(ends)))
         .order_by(Delivery.id)
     )
-    return "; ".join(f"{destination} refused {kind}: {error}" for destination, kind, error in rows)
+    return "; ".join(
+        f"{destination} {ends[state]} {kind}: {error}" for destination, state, kind, error in rows
+    )

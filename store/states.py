@@ -79,7 +79,9 @@ class DeliveryState(enum.StrEnum):
     """The destination answered success, and has yet to commit to keeping it."""
     DELIVERED = "delivered"
     REFUSED = "refused"
-    """The destination will never take it (no presentation context for its SOP class, or given up by an admin)."""
+    """The destination will never take it, or holds something else under its UID, or an admin gave it up."""
+    NOT_ACCEPTED = "not_accepted"
+    """The destination takes no objects of this SOP class; another object may stand in. The study goes on."""
 
 
 UNDERWAY = (DeliveryState.PENDING, DeliveryState.STORED)

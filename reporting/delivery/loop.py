@@ -26,6 +26,7 @@ from reporting.delivery.scu import (
     parcel,
     store,
 )
+from reporting.profiles import FALLBACKS
 from store import deliveries
 from store.database import Database
 from store.deliveries import Backoff, DeliveryTaken, DueDelivery
@@ -153,10 +154,17 @@ class Courier:
                         "stored" if self.confirmed_later else "delivered", remark=outcome.reason or None
                     )
                 elif outcome.verdict is Verdict.NOT_ACCEPTED:
-                    deliveries.record_refused(
-                        session, due, who=self.who, why=outcome.reason, now=now, status=outcome.status
+                    stand_in = FALLBACKS.get(due.kind)
+                    queued = deliveries.record_not_accepted(
+                        session,
+                        due,
+                        who=self.who,
+                        why=outcome.reason,
+                        now=now,
+                        status=outcome.status,
+                        stand_in=stand_in,
                     )
-                    event.warning("not accepted", why=outcome.reason)
+                    event.warning("not accepted", why=outcome.reason, instead=stand_in if queued else None)
                 else:
                     again = deliveries.record_failed(
                         session,

@@ -23,6 +23,7 @@ from store.states import DeliveryState, StudyState
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
+ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.88.22"
 BOTH = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 STUDY = "1.2.3.4"
 FIRST, LONGEST = timedelta(seconds=10), timedelta(seconds=60)
@@ -55,8 +56,14 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened.close()
 
 
-def screened_study(database: Database, clock: Clock, files: dict[str, Path], storage: Path) -> None:
-    """Put a study in the store whose results are `files` by kind, wanted by the destination `pacs`."""
+def screened_study(
+    database: Database,
+    clock: Clock,
+    files: dict[str, Path],
+    storage: Path,
+    wanted: tuple[str, ...] | None = None,
+) -> None:
+    """Put a study in the store whose results are `files` by kind; the destination `pacs` wants them, or `wanted`."""
     instance = receipts.ReceivedInstance(
         STUDY, "1.2.3.5", "1.2.3.6", CT, ExplicitVRLittleEndian, "CT", "0" * 64, "1" * 64, 1, "in.dcm"
     )
@@ -77,7 +84,7 @@ def screened_study(database: Database, clock: Clock, files: dict[str, Path], sto
             session,
             claim,
             objects,
-            destinations={"pacs": list(files)},
+            destinations={"pacs": list(wanted or files)},
             settings_digest="2" * 64,
             summary={},
             now=clock(),
@@ -190,10 +197,44 @@ def test_a_class_that_is_not_accepted_is_recorded_and_not_tried_again(
     clock.pass_(3600)
     assert sender.deliver_due(threading.Event()) == 0
     by_kind = {line.kind: line for line in account(database).deliveries}
-    assert by_kind["seg"].state is DeliveryState.REFUSED
+    assert by_kind["seg"].state is DeliveryState.NOT_ACCEPTED
     assert by_kind["sr"].state is DeliveryState.DELIVERED
     study = account(database).study
-    assert study.state is StudyState.FAILED and "does not accept this SOP class" in study.reason
+    assert study.state is StudyState.DELIVERED and "does not accept seg" in study.reason
+
+
+def test_a_destination_that_accepts_nothing_fails_the_study(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    pacs = pacs_with({SR: BOTH})
+    screened_study(database, clock, {"seg": write_object(SEG)}, tmp_path)
+    courier(database, tmp_path, pacs.peer, clock).deliver_due(threading.Event())
+    study = account(database).study
+    assert study.state is StudyState.FAILED and "does not accept seg" in study.reason
+
+
+def test_the_enhanced_report_stands_in_where_the_other_is_not_accepted(
+    database: Database,
+    clock: Clock,
+    tmp_path: Path,
+    pacs_with: Callable[..., Any],
+    write_object: Callable[..., Path],
+) -> None:
+    pacs = pacs_with({SEG: BOTH, ENHANCED_SR: BOTH})
+    objects = {"seg": write_object(SEG), "sr": write_object(SR), "sr_enhanced": write_object(ENHANCED_SR)}
+    screened_study(database, clock, objects, tmp_path, wanted=("seg", "sr"))
+    sender = courier(database, tmp_path, pacs.peer, clock)
+    while sender.deliver_due(threading.Event()):
+        pass
+    by_kind = {line.kind: line for line in account(database).deliveries}
+    assert by_kind["sr"].state is DeliveryState.NOT_ACCEPTED
+    assert by_kind["sr_enhanced"].state is DeliveryState.DELIVERED
+    study = account(database).study
+    assert study.state is StudyState.DELIVERED and "does not accept sr:" in study.reason
 
 
 def test_a_result_file_that_is_gone_is_said_and_the_others_are_sent(
