@@ -76,6 +76,7 @@ class Listener:
             now=now,
             own_manufacturer=policy.own_manufacturer,
             max_instance_bytes=policy.max_instance_bytes,
+            max_inflated_bytes=policy.max_inflated_bytes,
             max_study_bytes=policy.max_study_bytes,
             reserve_bytes=policy.reserve_bytes,
         )

@@ -40,13 +40,16 @@ class TLSSettings:
 class ListenerPolicy:
     """Everything that the listener may be told.
 
-    allowed: the allow-list; its default lets only this machine in. max_connections_per_host: connections that have not
-    become an association count too. acse_seconds: for the TLS handshake, and again for A-ASSOCIATE-RQ.
-    idle_seconds: an association without traffic is aborted. grace_seconds: for running associations when the
-    listener stops. max_instance_bytes, max_study_bytes: largest data set and sum
-    of a study's. reserve_bytes: free disk space below which instances are
-    refused with A700. own_manufacturer: Manufacturer (0008,0070) of the node's own results. streaming: receive by
-    `scp.streaming`; off, by pynetdicom's ordinary handler.
+    allowed: the allow-list; its default lets only this machine in.
+    max_connections, max_connections_per_host: connections that have not become an association count too.
+    acse_seconds: for the TLS handshake, and again for A-ASSOCIATE-RQ.
+    idle_seconds: an association without traffic is aborted after this.
+    grace_seconds: for running associations when the listener stops.
+    max_instance_bytes, max_study_bytes: largest data set, and sum of a study's.
+    max_inflated_bytes: largest size to which a deflated data set may unfold.
+    reserve_bytes: free disk space below which instances are refused with A700.
+    own_manufacturer: Manufacturer (0008,0070) of the node's own results, which are not screened.
+    streaming: receive by `scp.streaming`; off, by pynetdicom's ordinary handler.
     """
 
     ae_title: str
@@ -63,6 +66,7 @@ class ListenerPolicy:
     grace_seconds: float = 10.0
     max_pdu_bytes: int = 256 * 1024
     max_instance_bytes: int = 4 * 2**30
+    max_inflated_bytes: int = 2**30
     max_study_bytes: int = 64 * 2**30
     reserve_bytes: int = 512 * 2**20
     own_manufacturer: str = "lungnode"

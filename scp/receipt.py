@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from sqlalchemy.exc import SQLAlchemyError
 
 from scp import instances
+from scp.deflated import InflatesTooFar, check_inflated_size
 from scp.header import Header, UnreadableDataset, read_header
 from scp.instances import InstanceRefused
 from scp.spool import HEAD, IncomingFile, KeptFile, Spool, TooLarge
@@ -68,6 +70,7 @@ class Receiver:
     now: Clock
     own_manufacturer: str
     max_instance_bytes: int
+    max_inflated_bytes: int
     max_study_bytes: int
     reserve_bytes: int
 
@@ -136,8 +139,12 @@ class Receiver:
         try:
             incoming.finish()
             header = self._read(incoming, request.transfer_syntax_uid)
+            if request.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+                check_inflated_size(incoming.path, incoming.data_set_at, self.max_inflated_bytes)
         except OSError as error:
             raise refusal_of(error) from error
+        except InflatesTooFar as error:
+            raise InstanceRefused(instances.OUT_OF_RESOURCES, str(error)) from error
         except UnreadableDataset as error:
             raise InstanceRefused(instances.CANNOT_UNDERSTAND, str(error)) from error
         instances.check(header, request.sop_class_uid, request.sop_instance_uid)

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from scp.spool import Spool
 from store import queries
@@ -155,6 +161,31 @@ def test_an_instance_above_the_limit_is_refused_and_its_bytes_are_gone(start_lis
     assert listener.send(ct(1, size=512), ct(2)) == [0xA700, 0x0000]
     assert len(listener.files()) == 1
     assert listener.unfinished() == []
+
+
+def test_a_deflate_bomb_is_refused(start_listener, ct: MakeCT) -> None:
+    listener = start_listener(max_inflated_bytes=10 * 2**20)
+    bomb = ct(1)
+    bomb.PixelData = bytes(64 * 2**20)
+    deflated = DeflatedExplicitVRLittleEndian
+    association = listener.associate((CTImageStorage, deflated))
+    statuses = [deflated_store(association, instance) for instance in (bomb, ct(2))]
+    association.release()
+    assert statuses == [0xA700, 0x0000]
+    assert len(listener.files()) == 1
+    assert "unfolds to more than 10 MiB" in listener.refusals()[0].why
+
+
+def deflated_store(association, dataset: Dataset) -> int:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data = compressor.compress(encoded(dataset)) + compressor.flush()
+    association._reactor_checkpoint.clear()
+    pieces = [data[at : at + 16000] for at in range(0, len(data), 16000)]
+    messages = [pdu(1, 0x00, piece) for piece in pieces[:-1]] + [pdu(1, 0x02, pieces[-1])]
+    association.dul.socket.socket.sendall(pdu(1, 0x03, raw_command(dataset)) + b"".join(messages))
+    _, response = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    return int(response.Status)
 
 
 def test_a_study_above_the_limit_takes_no_more(start_listener, ct: MakeCT) -> None:
