@@ -28,7 +28,7 @@ from reporting.segments import lesion_segments, segment_map  # noqa: E402
 from reporting.source_images import source_images  # noqa: E402
 from reporting.uids import ResultUids  # noqa: E402
 from reporting.verification import verify_segmentation  # noqa: E402
-from reporting.warm_up import warm_up  # noqa: E402
+from reporting.warming import warm_up  # noqa: E402
 
 CONTEXT = ReportContext(datetime(2026, 1, 2, 12), settings_hash="benchmark", software_version="0")
 
