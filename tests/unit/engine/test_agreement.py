@@ -1,0 +1,48 @@
+"""The committed packages on real studies: the verdicts, and OpenVINO against the torch reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.findings import Findings, PneumoniaClass
+from engine.loading import load_series
+from engine.runners.interface import RunnerOptions
+from engine.screening import open_systems, screen
+from engine.volume import Volume
+
+MODELS = Path(__file__).parents[3] / "models"
+PACKAGES = [MODELS / "jcs-compact", MODELS / "m3lung-compact"]
+VERDICTS = {
+    "covid-1": (True, PneumoniaClass.COVID19),
+    "cap-1": (False, PneumoniaClass.CAP),
+    "normal-1": (False, PneumoniaClass.HEALTHY),
+}
+
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
+
+
+def screened(volume: Volume, options: RunnerOptions) -> Findings:
+    with open_systems(PACKAGES, options) as systems:
+        return screen(volume, systems)
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_verdicts_and_agreement_on_real_studies(real_data: Path, case: str) -> None:
+    pytest.importorskip("engine.runners.torch_runner")
+    volume = load_series((real_data / "ct" / case).iterdir())
+    reference = screened(volume, RunnerOptions(device="torch", precision="f32"))
+    assert (reference.jcs.positive, reference.m3lung.label) == VERDICTS[case]
+    for precision, probability, least_dice in (("f32", 1e-4, 0.9999), ("bf16", 0.05, 0.98)):
+        found = screened(volume, RunnerOptions(device="openvino", precision=precision))  # type: ignore[arg-type]
+        assert (found.jcs.positive, found.m3lung.label) == VERDICTS[case]
+        np.testing.assert_allclose(
+            found.jcs.slice_probabilities, reference.jcs.slice_probabilities, atol=probability
+        )
+        np.testing.assert_allclose(
+            found.m3lung.probabilities, reference.m3lung.probabilities, atol=probability
+        )
+        a, b = found.lesion_labels > 0, reference.lesion_labels > 0
+        assert 2 * (a & b).sum() >= least_dice * (a.sum() + b.sum())
