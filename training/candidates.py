@@ -19,7 +19,8 @@ from engine.runners.interface import RunnerOptions
 from engine.runners.selection import open_runner
 from networks.jcs import JCSClassifier
 from networks.m3lung import M3PatientNet, M3SliceNet
-from training.outputs import RECIPE, load_trained
+from training.outputs import RECIPE, WEIGHTS, load_trained
+from training.patients import weights_fingerprint
 from training.preprocessing import normalise_grey, resize_square, window
 from training.recipe import Recipe, RecipeError
 from training.serving import JCSClassifyGraph, JCSSegmentGraph, LesionPredictor, M3PatientGraph, M3SlicesGraph
@@ -30,12 +31,17 @@ Run = Callable[[str, Array], dict[str, Array]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A system under test. `graphs`: what it can do; `run(graph, input)` gives outputs by name."""
+    """A system under test.
+
+    `graphs`: what it can do; `run(graph, input)` gives outputs by name. `sha256`: of the package, or of the weights
+    of a training.
+    """
 
     name: str
     system: Literal["jcs", "m3lung"]
     graphs: frozenset[str]
     run: Run
+    sha256: str
     crop_fraction: float = 1.0
     margin: int = 10
     patient_count: float = 25
@@ -75,6 +81,7 @@ def _packaged(path: Path) -> Candidate:
             "jcs",
             graphs,
             run,
+            package.sha256,
             crop_fraction=metadata.preprocessing.crop_fraction,
             patient_count=metadata.thresholds.patient_count,
             patient_mode=metadata.thresholds.patient_mode,
@@ -87,6 +94,7 @@ def _packaged(path: Path) -> Candidate:
         "m3lung",
         graphs,
         run,
+        package.sha256,
         margin=metadata.preprocessing.crop_margin,
         nonparametric=metadata.thresholds.nonparametric,
     )
@@ -108,7 +116,13 @@ def _trained(path: Path) -> Candidate:
     side = recipe.image.shorter_side or recipe.image.size
     fraction = recipe.image.size / side
     return Candidate(
-        path.name, system, frozenset({graph}), run, crop_fraction=fraction, margin=recipe.image.lung_margin
+        path.name,
+        system,
+        frozenset({graph}),
+        run,
+        weights_fingerprint(path / WEIGHTS),
+        crop_fraction=fraction,
+        margin=recipe.image.lung_margin,
     )
 
 

@@ -49,7 +49,8 @@ def evaluate(
     directory.mkdir(parents=True, exist_ok=True)
     plots = draw(results, directory)
     systems = {name: candidate.system for name, candidate in candidates.items()}
-    content = report_content(dataset, split, results, resamples)
+    hashes = {name: candidate.sha256 for name, candidate in candidates.items()}
+    content = {**report_content(dataset, split, results, resamples), "sha256": hashes}
     (directory / "report.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     report = directory / "report.md"
     report.write_text(report_text(content, systems, plots), encoding="utf-8")
@@ -129,6 +130,7 @@ def report_text(content: Mapping[str, Any], systems: Mapping[str, str], plots: S
         "Research and screening software, not a medical device. Intervals are the 2.5 and 97.5 percentiles of "
         f"{content['resamples']} bootstrap resamples of the patients.",
         "",
+        *(f"- {name}: SHA-256 `{digest}`" for name, digest in content["sha256"].items()),
         *(f"- {warning}" for warning in content["warnings"]),
         "",
     ]

@@ -162,6 +162,7 @@ def test_the_report_has_every_level_and_the_published_scores(
         "unet": {"lesions"},
         "resnet18": {"slices", "patients"},
     }
+    assert content["sha256"]["tiny"] == package_hash(packages["jcs"])
     lesions = content["candidates"]["tiny"]["lesions"]["scores"]
     assert {"dice", "iou", "voe", "volume_similarity", "rvd_percent", "asd", "msd", "e_adaptive", "e_mean",
             "dice_adaptive", "iou_adaptive"} == set(lesions)  # fmt: skip
