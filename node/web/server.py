@@ -18,6 +18,7 @@ from reporting.delivery.loop import Stop
 from store.database import Database
 
 POLL_SECONDS = 0.5
+START_POLL_SECONDS = 0.02
 STOP_SECONDS = 5
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("web")
@@ -48,6 +49,8 @@ def serve_web(configuration: Configuration, database: Database, now: Clock, stop
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, args=([listening],), name="web", daemon=True)
         thread.start()
+        while not server.started and thread.is_alive():
+            stop.wait(START_POLL_SECONDS)
         _say_where(configuration)
         ready()
         while not stop.wait(POLL_SECONDS) and thread.is_alive():
