@@ -1,0 +1,133 @@
+"""The command line: one line an error, help with examples, nothing heavy imported for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_packages import SYSTEMS, write_package
+
+from node import cli
+from node.phantom import phantom_study, phantom_volume
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run `lungnode ...` in a folder of its own; returns exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lungnode", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Path:
+    """A configuration with tiny packages, in the folder in which `run` runs."""
+    models = [str(write_package(tmp_path / "models" / system, system)) for system in SYSTEMS]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"models": models, "listener": {"port": 11999}}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--nonsense"], "No such option"),
+        (["nonsense"], "No such command"),
+        (["screen"], "Missing argument"),
+        (["screen", "/nowhere", "--out", "x"], "/nowhere"),
+        (["send", ".", "--to", "PACS"], "AE@HOST:PORT"),
+        (["send", ".", "--to", "A" * 17 + "@h:104"], "16 characters"),
+        (["send", "/nowhere", "--to", "A@127.0.0.1:1"], "/nowhere is no folder"),
+        (["echo", "A@127.0.0.1:1"], "A@127.0.0.1:1: no association"),
+        (["echo", "unknown"], "no destination"),
+        (["studies", "list", "--state", "dead"], "allowed are receiving"),
+        (["config", "check", "-c", "/nowhere.yaml"], "/nowhere.yaml: cannot be read"),
+        (["serve", "--only", "kitchen"], "allowed are listener"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(
+    run: Run, configured: Path, arguments: list[str], part: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert code == 1 and out == ""
+    assert len(err.splitlines()) == 1 and err.startswith("lungnode: ") and part in err
+
+
+def test_debug_shows_the_traceback(configured: Path) -> None:
+    program = [sys.executable, "-c", "from node.cli import main; main()"]
+    done = subprocess.run(
+        [*program, "config", "check", "-c", "/nowhere.yaml", "--debug"], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["serve"], ["demo"], ["send"], ["screen"], ["echo"], ["status"], ["config", "check"]]
+    + [["studies", name] for name in ("list", "show", "why", "retry")],
+)
+def test_every_command_has_help_with_an_example(run: Run, command: list[str]) -> None:
+    code, out, _ = run(*command, "--help")
+    assert code == 0 and "Example:" in out and f"lungnode {' '.join(command)}" in " ".join(out.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom node import cli\n"
+        "heavy = {'torch', 'openvino', 'highdicom', 'pydicom', 'pynetdicom', 'sqlalchemy', 'numpy'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_screening_imports_no_torch(configured: Path) -> None:
+    code = "import sys, node.casework, node.parts, node.serve, node.worker, node.demo; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_config_check_says_what_is_in_force(run: Run, configured: Path) -> None:
+    code, out, _ = run("config", "check")
+    assert code == 0 and "127.0.0.1:11999" in out and "jcs-tiny 1.0.0" in out
+
+
+def test_screen_writes_findings_and_objects(run: Run, configured: Path, tmp_path: Path) -> None:
+    import datetime
+
+    (tmp_path / "ct").mkdir()
+    for number, instance in enumerate(phantom_study(phantom_volume(64, 96), datetime.datetime(2026, 1, 2))):
+        instance.save_as(tmp_path / "ct" / f"{number}.dcm", enforce_file_format=True)
+    code, out, err = run("screen", "ct", "--out", "results")
+    assert code == 0, err
+    assert "JCS" in out and "M3Lung-Sys" in out and "not a medical device" in out
+    written = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert written == ["findings.json", "gsps.dcm", "pm.dcm", "seg.dcm", "sr.dcm"]
+    findings = json.loads((tmp_path / "results" / "findings.json").read_text())
+    assert findings["jcs"]["positive"] is True
+    assert findings["m3lung"]["label"] in ("healthy", "covid19", "h1n1", "cap")
+    assert len(findings["jcs"]["slice_probabilities"]) == 64
+    for key in ("lesion_volume_ml", "lung_involvement_percent", "lesion_count", "timings_s", "discordant"):
+        assert key in findings
+    assert {len(package["sha256"]) for package in findings["packages"]} == {64}
+
+
+def test_an_unscreenable_folder_says_why(run: Run, configured: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("hello")
+    code, _, err = run("screen", "text", "--out", "results")
+    assert code == 1 and len(err.splitlines()) == 1
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,242 @@
+"""The worker: what becomes of a claim, whatever the study is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from tiny_packages import SYSTEMS, write_package
+
+from engine.errors import NotScreenable, RunnerFailed, Undecodable
+from node.casework import Case, Casework, open_casework
+from node.configuration import Configuration, WorkerConfiguration
+from node.phantom import phantom_study, phantom_volume
+from node.worker import RETRY_AFTER, Worker
+from store import claims, migrations, queries, receipts, revisions
+from store.database import Database, open_database
+from store.states import StudyState
+
+LEASE = timedelta(seconds=WorkerConfiguration().lease_seconds)
+
+
+@dataclass
+class Clock:
+    now: datetime = field(default_factory=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    url = f"sqlite:///{tmp_path}/state.db"
+    migrations.upgrade(url)
+    opened = open_database(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def casework(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Casework]:
+    """The tiny packages, open."""
+    folder = tmp_path_factory.mktemp("models")
+    models = tuple(write_package(folder / system, system) for system in SYSTEMS)
+    opened = open_casework(Configuration(models=models), ("seg", "gsps", "pm", "sr"))
+    with opened.systems:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def study_files(tmp_path_factory: pytest.TempPathFactory) -> list[pydicom.Dataset]:
+    return list(phantom_study(phantom_volume(64, 96), datetime(2026, 1, 2, 3, 4, 5)))
+
+
+@pytest.fixture
+def received(
+    database: Database, tmp_path: Path, clock: Clock, study_files: list[pydicom.Dataset]
+) -> Callable[[], str]:
+    """Put the phantom into spool and store as a complete study; returns its UID."""
+
+    def put() -> str:
+        with database.write() as session:
+            for number, dataset in enumerate(study_files):
+                path = tmp_path / f"{number}.dcm"
+                dataset.save_as(path, enforce_file_format=True)
+                receipt = receipts.record_instance(
+                    session,
+                    receipts.ReceivedInstance(
+                        dataset.StudyInstanceUID,
+                        dataset.SeriesInstanceUID,
+                        dataset.SOPInstanceUID,
+                        dataset.SOPClassUID,
+                        dataset.file_meta.TransferSyntaxUID,
+                        "CT",
+                        "0" * 64,
+                        f"{number:064x}",
+                        1,
+                        path.name,
+                    ),
+                    association_id=None,
+                    now=clock(),
+                )
+            revisions.complete_study(session, receipt.study_id, who="t", why="quiet", now=clock())
+        return str(study_files[0].StudyInstanceUID)
+
+    return put
+
+
+def worker(database: Database, storage: Path, casework: Any, clock: Clock, **changes: Any) -> Worker:
+    settings: dict[str, Any] = {
+        "database": database,
+        "storage": storage,
+        "casework": casework,
+        "destinations": {"pacs": ("seg", "sr")},
+        "name": "worker-1",
+        "lease": LEASE,
+        "max_attempts": 2,
+        "clock": clock,
+    }
+    return Worker(**(settings | changes))
+
+
+class Failing:
+    """Casework that raises."""
+
+    settings_digest = "0" * 64
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def work(self, *_: Any, **__: Any) -> Case:
+        raise self.error
+
+
+def account(database: Database, uid: str) -> queries.StudyAccount:
+    with database.read() as session:
+        return queries.why(session, uid)
+
+
+def test_results_lie_in_the_outbox_and_wait_for_those_who_want_them(
+    database: Database, tmp_path: Path, casework: Casework, clock: Clock, received: Callable[[], str]
+) -> None:
+    uid = received()
+    assert worker(database, tmp_path, casework, clock).work_one(threading.Event())
+    now = account(database, uid)
+    assert now.study.state is StudyState.DELIVERING
+    assert sorted(d.kind for d in now.deliveries) == ["seg", "sr"], "gsps and pm are wanted by nobody"
+    kinds = {pydicom.dcmread(path).Modality for path in (tmp_path / "outbox").rglob("*.dcm")}
+    assert kinds == {"SEG", "PR", "OT", "SR"}
+    assert not list((tmp_path / "outbox").rglob("*.part"))
+    assert list((tmp_path / "outbox").rglob("overview.png"))
+    assert not worker(database, tmp_path, casework, clock).work_one(threading.Event())
+
+
+def test_screening_again_writes_the_same_bytes(
+    database: Database, tmp_path: Path, casework: Casework, clock: Clock, received: Callable[[], str]
+) -> None:
+    uid = received()
+    worker(database, tmp_path, casework, clock).work_one(threading.Event())
+    first = {p.name: p.read_bytes() for p in (tmp_path / "outbox").rglob("*.dcm")}
+    from store import admin
+
+    with database.write() as session:
+        admin.rescreen(session, uid, who="admin", now=clock())
+    clock.now += timedelta(hours=5)
+    worker(database, tmp_path, casework, clock).work_one(threading.Event())
+    assert {p.name: p.read_bytes() for p in (tmp_path / "outbox").rglob("*.dcm")} == first
+    assert len(account(database, uid).screenings) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (NotScreenable("no lungs"), StudyState.SKIPPED),
+        (Undecodable("no lungs"), StudyState.FAILED),
+        (ValueError("no lungs"), StudyState.FAILED),
+    ],
+)
+def test_an_error_ends_the_study_with_its_reason(
+    database: Database,
+    tmp_path: Path,
+    clock: Clock,
+    received: Callable[[], str],
+    error: Exception,
+    state: StudyState,
+) -> None:
+    uid = received()
+    worker(database, tmp_path, Failing(error), clock).work_one(threading.Event())
+    study = account(database, uid).study
+    assert study.state is state and "no lungs" in study.reason
+
+
+@pytest.mark.parametrize("error", [RunnerFailed("no memory"), MemoryError(), OSError(28, "No space left")])
+def test_an_error_that_may_pass_is_tried_again_and_then_fails(
+    database: Database, tmp_path: Path, clock: Clock, received: Callable[[], str], error: Exception
+) -> None:
+    uid = received()
+    failing = worker(database, tmp_path, Failing(error), clock)
+    assert failing.work_one(threading.Event())
+    assert account(database, uid).study.state is StudyState.COMPLETE
+    assert not failing.work_one(threading.Event()), "tried again before its time"
+    clock.now += RETRY_AFTER
+    assert failing.work_one(threading.Event())
+    study = account(database, uid).study
+    assert study.state is StudyState.FAILED and "attempt 2 of 2" in study.reason
+
+
+def test_stopping_gives_the_study_back(
+    database: Database, tmp_path: Path, casework: Casework, clock: Clock, received: Callable[[], str]
+) -> None:
+    uid = received()
+    stop = threading.Event()
+    stop.set()
+    worker(database, tmp_path, casework, clock).work_one(stop)
+    study = account(database, uid).study
+    assert study.state is StudyState.COMPLETE and study.attempts == 0
+    assert not (tmp_path / "outbox").exists()
+
+
+def test_a_lost_lease_drops_the_results(
+    database: Database, tmp_path: Path, casework: Casework, clock: Clock, received: Callable[[], str]
+) -> None:
+    uid = received()
+
+    class Slow:
+        """Casework during which another worker takes the study over."""
+
+        settings_digest = casework.settings_digest
+
+        def work(self, *arguments: Any, **options: Any) -> Case:
+            clock.now += 2 * LEASE
+            with database.write() as session:
+                taken = claims.claim_next(session, worker="other", lease=LEASE, max_attempts=9, now=clock())
+                assert taken is not None
+            return casework.work(*arguments, **options)
+
+    worker(database, tmp_path, Slow(), clock).work_one(threading.Event())
+    now = account(database, uid)
+    assert now.study.state is StudyState.SCREENING and not now.screenings
+
+
+def test_a_study_above_the_limit_of_attempts_is_not_tried_for_ever(
+    database: Database, tmp_path: Path, clock: Clock, received: Callable[[], str]
+) -> None:
+    uid = received()
+    for _ in range(2):
+        with database.write() as session:
+            claims.claim_next(session, worker="dies", lease=LEASE, max_attempts=2, now=clock())
+        clock.now += 2 * LEASE
+    assert not worker(database, tmp_path, Failing(ValueError()), clock).work_one(threading.Event())
+    study = account(database, uid).study
+    assert study.state is StudyState.FAILED and "lease" in study.reason
