@@ -22,7 +22,7 @@ from engine.series_choice import SeriesRules
 from engine.summary import findings_summary
 from engine.volume import Volume
 from node.configuration import Configuration
-from reporting import ObjectKind, ReportContext, ReportOptions, ResultObject, build
+from reporting import ObjectKind, ReportContext, ReportOptions, ResultObject, build, warm_up
 from reporting.context import PredecessorReport
 from reporting.profiles import with_fallbacks
 
@@ -148,9 +148,8 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
         max_thickness_mm=screening.max_thickness_mm,
         preferred_kernel=screening.preferred_kernel,
     )
-    options = ReportOptions(
-        charset=configuration.results.charset, segmentation=configuration.results.segmentation
-    )
+    options = ReportOptions(**configuration.results.model_dump())
+    warm_up()
     wanted = tuple(kinds) if kinds is not None else wanted_kinds(configuration)
     return Casework(systems, rules, options, configuration.listener.ae_title, wanted)
 

@@ -116,6 +116,7 @@ class StorageConfiguration(_Section):
 
     path: Path = Path("var")
     reserve_mb: int = Field(default=512, ge=0)
+    keep_days: float | None = Field(default=None, gt=0)
 
 
 class DatabaseConfiguration(_Section):
@@ -239,6 +240,9 @@ class ResultsConfiguration(_Section):
 
     charset: Literal["utf8", "keep"] = "utf8"
     segmentation: Literal["binary", "labelmap"] = "binary"
+    omit_empty_frames: bool = True
+    deflated: bool = False
+    parametric_map: Literal["compact", "full"] = "compact"
 
 
 class DeliveryConfiguration(_Section):
