@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from scp.command_set import C_STORE_RQ, Command
 from scp.contexts import VERIFICATION, supported_contexts
 from scp.policy import ListenerPolicy
 from scp.receipt import Answer, Clock, Receiver, Reception, StoreRequest, Unstored
+from scp.retention import purge_delivered
 from scp.services import FurtherService, Handler
 from scp.spool import Spool
 from scp.streaming import Storing, missing_names, streaming_handler
@@ -39,6 +41,7 @@ LOGGER = structlog.get_logger(__name__)
 
 WRITE_PIECE = 64 * 1024
 HOUSEKEEPING_S = 1.0
+PURGE_EVERY_S = 600.0
 ACCEPT_POLL_S = 0.1
 """How soon the accept loop sees that it is to stop."""
 
@@ -266,8 +269,18 @@ class Listener:
         return Reception(self._receiver, request)
 
     def _keep_house(self) -> None:
+        purge_at = time.monotonic()
         while not self._stopping.wait(HOUSEKEEPING_S):
             self._register.end_dead()
+            if self.policy.keep_delivered is not None and time.monotonic() >= purge_at:
+                self._purge(self.policy.keep_delivered)
+                purge_at = time.monotonic() + PURGE_EVERY_S
+
+    def _purge(self, keep: timedelta) -> None:
+        try:
+            purge_delivered(self._database, self._spool.storage, keep, self._now())
+        except (OSError, SQLAlchemyError) as error:
+            LOGGER.error("images not deleted", why=type(error).__name__)
 
     def _abort_open(self) -> None:
         aborts = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -48,6 +49,7 @@ class ListenerPolicy:
     max_instance_bytes, max_study_bytes: largest data set, and sum of a study's.
     max_inflated_bytes: largest size to which a deflated data set may unfold.
     reserve_bytes: free disk space below which instances are refused with A700.
+    keep_delivered: how long the images of a delivered study are kept; None: for good.
     own_manufacturer: Manufacturer (0008,0070) of the node's own results, which are not screened.
     streaming: receive by `scp.streaming`; off, by pynetdicom's ordinary handler.
     """
@@ -69,6 +71,7 @@ class ListenerPolicy:
     max_inflated_bytes: int = 2**30
     max_study_bytes: int = 64 * 2**30
     reserve_bytes: int = 512 * 2**20
+    keep_delivered: timedelta | None = None
     own_manufacturer: str = "lungnode"
     streaming: bool = True
     tls: TLSSettings | None = None

@@ -54,3 +54,12 @@ def test_files_that_a_killed_purge_left_over_are_swept_at_start(start_listener, 
     assert second.files() == []
     assert second.send(ct(1)) == [0]
     assert len(second.files()) == 1
+
+
+def test_the_listener_keeps_house(start_listener, ct: MakeCT) -> None:
+    listener = start_listener(keep_delivered=timedelta(microseconds=1))
+    assert listener.send(ct(1), ct(2, study="1.2.5")) == [0, 0]
+    end_as(listener, ct(1).StudyInstanceUID, StudyState.DELIVERING, StudyState.DELIVERED)
+    listener.listener._purge(timedelta(microseconds=1))
+    (left,) = listener.files()
+    assert listener.storage / listener.instances()[1].path == left
