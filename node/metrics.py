@@ -170,9 +170,7 @@ class _Present(Collector):
         )
 
 
-def _labelled(
-    name: str, words: str, labels: list[str], values: Mapping[Any, float]
-) -> GaugeMetricFamily:
+def _labelled(name: str, words: str, labels: list[str], values: Mapping[Any, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, words, labels=labels)
     for key, value in values.items():
         family.add_metric(list(key), value)

@@ -1,4 +1,4 @@
-"""The list of a node that has seen a hundred thousand studies. Processor time, so that a busy machine does not count."""
+"""The list of a node that has seen 100,000 studies, in processor time: a busy machine does not count."""
 
 from __future__ import annotations
 
