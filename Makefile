@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 OUTPUT ?= dist
 
 
-.PHONY: help install demo test test-all fuzz lint format deb docs clean
+.PHONY: help install demo test test-all fuzz soak lint format deb docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make test             the tests that take seconds each"
 	@echo "make test-all         all tests, the slow ones too"
 	@echo "make fuzz             hostile input for the listener, longer than the tests do (EXAMPLES=2000 each)"
+	@echo "make soak             a mixed load on the whole node (MINUTES=10), what is lost, doubled or grows"
 	@echo "make lint             style, types, import rules"
 	@echo "make install          the node in .venv, without what only training and tests need"
 	@echo "make deb              the Debian package, in dist/"
@@ -54,6 +55,9 @@ test-all: .venv/testing
 fuzz: .venv/testing
 	LUNGNODE_FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/python -m pytest tests/unit/scp tests/integration/test_listener_peers.py \
 	  -k "fuzz or hostile or anything or damaged" -o timeout=7200
+
+soak: .venv/testing
+	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
 
 lint: .venv/testing
 	$(BIN)/ruff check .

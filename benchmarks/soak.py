@@ -1,0 +1,215 @@
+"""A mixed load for minutes: `python benchmarks/soak.py [--minutes 10]`, or `make soak MINUTES=10`.
+
+The whole node (`lungnode serve`, the packages of `models/`) and a PACS on loopback. Small phantom studies come whole,
+twice, or with late slices; between them data sets that cannot be filed. In the end: what was acknowledged, lost and
+doubled, and what each process needed at the beginning and at the end. Exits with 1 where anything was lost or doubled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# The folder of a script comes first on the path, where other files would hide packages of their names.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+
+import psutil  # noqa: E402
+import yaml  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: E402
+from pynetdicom import AE  # noqa: E402
+from sqlalchemy import func, select  # noqa: E402
+
+from node.phantom import phantom_study, phantom_volume  # noqa: E402
+from node.stand_in_pacs import StorageSCP, free_port  # noqa: E402
+from store import processes, queries  # noqa: E402
+from store.database import Database, open_database  # noqa: E402
+from store.models import Instance, Result, Screening  # noqa: E402
+from store.states import StudyState  # noqa: E402
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+UNFINISHED = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.SCREENING, StudyState.DELIVERING)
+SLICES, SIZE = 64, 128
+
+
+@dataclass
+class Load:
+    """What was sent and answered."""
+
+    acknowledged: set[str] = field(default_factory=set)
+    sent: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a process needs: resident memory in MiB, open files, threads."""
+
+    memory: int
+    files: int
+    threads: int
+
+
+def main() -> None:
+    """Run the load and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as name, StorageSCP(Path(name) / "pacs") as pacs:
+        folder = Path(name)
+        port = free_port()
+        (folder / "config.yaml").write_text(yaml.safe_dump(configuration(folder, port, pacs)))
+        log = (folder / "log").open("wb")
+        program = [sys.executable, "-c", "from node.cli import main; main()"]
+        node = subprocess.Popen(
+            [*program, "serve", "-c", str(folder / "config.yaml")], stdout=log, stderr=log
+        )
+        try:
+            await_answer(port)
+            database = open_database(f"sqlite:///{folder / 'lungnode.db'}")
+            load = Load()
+            drive(load, port, random.Random(arguments.seed), 0.0)  # one of each, so that everything is loaded
+            settle(database)
+            before = needs(database)
+            drive(load, port, random.Random(arguments.seed + 1), arguments.minutes * 60)
+            settle(database)
+            ok = report(load, database, folder, pacs, before, needs(database))
+        finally:
+            node.terminate()
+            node.wait()
+    sys.exit(0 if ok else 1)
+
+
+def configuration(folder: Path, port: int, pacs: StorageSCP) -> dict[str, object]:
+    """A node on loopback that delivers to the PACS."""
+    destination = {"name": "pacs", "ae_title": pacs.ae_title, "host": "127.0.0.1", "port": pacs.port}
+    return {
+        "listener": {"port": port},
+        "storage": {"path": str(folder / "storage"), "reserve_mb": 0},
+        "database": {"url": f"sqlite:///{folder / 'lungnode.db'}"},
+        "completeness": {"quiet_seconds": 3, "short_quiet_seconds": 1},
+        "destinations": [destination | {"commitment": {"ask": "off"}}],
+        "models": [str(MODELS / "jcs-compact"), str(MODELS / "m3lung-compact")],
+    }
+
+
+def drive(load: Load, port: int, chance: random.Random, seconds: float) -> None:
+    """Send a mixed load for so long, and at least one of each kind."""
+    deadline = time.monotonic() + seconds
+    kinds = ["whole", "twice", "late", "bad"]
+    while kinds or time.monotonic() < deadline:
+        kind = kinds.pop() if kinds else chance.choice(["whole", "whole", "twice", "late", "bad"])
+        load.sent[kind] += 1
+        volume = phantom_volume(SLICES, SIZE, seed=chance.randrange(10**6), ill=chance.random() < 0.5)
+        study = list(phantom_study(volume, datetime.datetime(2026, 1, 2, 3, 4, 5)))
+        if kind == "bad":
+            for instance in study:
+                instance["StudyInstanceUID"]._value = "../../nowhere"
+        if kind == "late":
+            send(load, port, study[:-4])
+            time.sleep(5)
+            send(load, port, study[-4:])
+        else:
+            send(load, port, study)
+        if kind == "twice":
+            send(load, port, study)
+
+
+def send(load: Load, port: int, instances: list[Dataset]) -> None:
+    """Send on one association; notes what was acknowledged and refused."""
+    ae = AE("SOAK")
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    association = ae.associate("127.0.0.1", port, ae_title="LUNGNODE")
+    for instance in instances:
+        status = association.send_c_store(instance).get("Status") if association.is_established else None
+        if status == 0x0000:
+            load.acknowledged.add(str(instance.SOPInstanceUID))
+        else:
+            load.refused += 1
+    association.release()
+
+
+def settle(database: Database) -> None:
+    """Wait until every study has ended."""
+    time.sleep(5)
+    while True:
+        with database.read() as session:
+            counts = queries.counts_by_state(session)
+        if not any(counts[state] for state in UNFINISHED):
+            return
+        time.sleep(1)
+
+
+def report(
+    load: Load,
+    database: Database,
+    folder: Path,
+    pacs: StorageSCP,
+    before: dict[str, Needs],
+    after: dict[str, Needs],
+) -> bool:
+    """Print the account; whether nothing was lost or doubled."""
+    with database.read() as session:
+        rows = dict(session.execute(select(Instance.sop_instance_uid, Instance.path)).all())
+        counts = queries.counts_by_state(session)
+        results = set(session.scalars(select(Result.sop_instance_uid)))
+        sets = session.execute(
+            select(Screening.revision_id, Result.kind, func.count())
+            .join(Result, Result.screening_id == Screening.id)
+            .group_by(Screening.revision_id, Result.kind)
+        ).all()
+    storage = folder / "storage"
+    lost = {uid for uid in load.acknowledged if uid not in rows or not (storage / rows[uid]).is_file()}
+    doubled = [kind for _, kind, count in sets if count > 1]
+    held = {path.stem for path in (folder / "pacs").glob("*.dcm")}
+    print(f"studies sent            {dict(load.sent)}")
+    print(f"instances               {len(load.acknowledged)} acknowledged, {load.refused} refused")
+    print(f"studies                 { {state.value: count for state, count in counts.items() if count} }")
+    print(
+        f"results                 {len(results)} made, {len(held)} in the PACS, {len(results ^ held)} in one only"
+    )
+    print(f"acknowledged and lost   {len(lost)}")
+    print(f"results doubled         {len(doubled)}")
+    for name, then in before.items():
+        now = after.get(name)
+        print(f"{name:24}{then} -> {now}" if now else f"{name:24}{then} -> was started anew")
+    return not lost and not doubled and results == held and not counts[StudyState.FAILED]
+
+
+def needs(database: Database) -> dict[str, Needs]:
+    """What each living process of the node needs now."""
+    with database.read() as session:
+        names = [process.name for process in processes.living(session)]
+    found = {}
+    for name in names:
+        process = psutil.Process(int(name.rpartition("-")[2].partition("@")[0]))
+        memory = process.memory_info().rss // 2**20
+        found[name] = Needs(memory, process.num_fds(), process.num_threads())
+    return found
+
+
+def await_answer(port: int) -> None:
+    """Wait until the node answers C-ECHO."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        ae = AE("SOAK")
+        ae.add_requested_context("1.2.840.10008.1.1")
+        association = ae.associate("127.0.0.1", port, ae_title="LUNGNODE")
+        if association.is_established:
+            association.release()
+            return
+        time.sleep(0.5)
+    sys.exit("the node does not answer")
+
+
+if __name__ == "__main__":
+    main()
