@@ -20,6 +20,7 @@ from reporting.presentation_state import JCS_COLOR, LEVELS, LUNG_WINDOW, M3LUNG_
 from reporting.segmentation import LESION_COLOR
 from reporting.wording import (
     CLASS_NAMES,
+    COUNT_RULE,
     NOT_VERIFIED,
     agreement,
     jcs_reason,
@@ -192,6 +193,8 @@ def _jcs_box(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> None:
 
 def _m3lung_box(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> None:
     draw.text((box.left + 16, box.top + 12), m3lung_verdict(findings.m3lung), _TEXT, _font(22))
+    if findings.m3lung.probabilities[findings.m3lung.label] < max(findings.m3lung.probabilities):
+        draw.text((box.left + 16, box.top + 40), COUNT_RULE, _DIM, _font(13))
     for i, which in enumerate(PneumoniaClass):
         y, probability = box.top + 56 + i * 34, findings.m3lung.probabilities[which]
         chosen = which is findings.m3lung.label

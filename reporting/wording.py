@@ -9,6 +9,9 @@ from engine.findings import Findings, JCSFindings, M3LungFindings, PneumoniaClas
 
 NOT_VERIFIED = "NOT VERIFIED - AI generated, for research and screening, not a diagnosis"
 
+COUNT_RULE = "the class is decided by counting slices, not by these mean probabilities"
+"""Said where M3Lung-Sys names a class that is not the most probable one (its non-parametric rule)."""
+
 CLASS_NAMES = {
     PneumoniaClass.HEALTHY: "no pneumonia",
     PneumoniaClass.COVID19: "COVID-19 pneumonia",
@@ -42,18 +45,21 @@ def m3lung_verdict(m3lung: M3LungFindings) -> str:
 
 
 def m3lung_reason(m3lung: M3LungFindings) -> str:
-    """The four probabilities of M3Lung-Sys, in percent."""
-    return ", ".join(f"{CLASS_NAMES[c]} {m3lung.probabilities[c] * 100:.1f} %" for c in PneumoniaClass)
+    """The four probabilities of M3Lung-Sys, in percent; and why where the class is not the most probable one."""
+    text = ", ".join(f"{CLASS_NAMES[c]} {m3lung.probabilities[c] * 100:.1f} %" for c in PneumoniaClass)
+    if m3lung.probabilities[m3lung.label] < max(m3lung.probabilities):
+        text += "; " + COUNT_RULE
+    return text
 
 
 def agreement(findings: Findings) -> str:
     """Whether the two systems agree about COVID-19, one sentence."""
     if findings.discordant:
         said = "JCS finds a COVID-19 pattern" if findings.jcs.positive else "JCS finds no COVID-19 pattern"
-        other = CLASS_NAMES[findings.m3lung.label]
-        return (
-            f"The two systems disagree: {said}, M3Lung-Sys finds {other} most likely. Please read with care."
-        )
+        label = findings.m3lung.label
+        healthy = label is PneumoniaClass.HEALTHY
+        other = "no pneumonia pattern" if healthy else f"a pattern of {CLASS_NAMES[label]}"
+        return f"The two systems disagree: {said}, M3Lung-Sys finds {other}. Please read with care."
     return "The two systems agree about COVID-19."
 
 
