@@ -6,6 +6,7 @@ All rates are shares in [0, 1]; distances are in mm. NaN means undefined.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,10 +99,11 @@ def surface_distances(predicted: Mask, truth: Mask, spacing: tuple[float, float]
     if not predicted.any() or not truth.any():
         return {"asd": np.nan, "msd": np.nan}
     pair = [torch.from_numpy(m)[None, None].float() for m in (predicted, truth)]
-    asd = _monai.compute_average_surface_distance(
-        *pair, symmetric=True, spacing=list(spacing), include_background=True
-    )
-    msd = _monai.compute_hausdorff_distance(*pair, spacing=list(spacing), include_background=True)
+    options: dict[str, Any] = {"spacing": list(spacing), "include_background": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of its own use of an old argument
+        asd = _monai.compute_average_surface_distance(*pair, symmetric=True, **options)
+        msd = _monai.compute_hausdorff_distance(*pair, **options)
     return {"asd": float(asd), "msd": float(msd)}
 
 
