@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from networks.m3lung import M3PatientNet, M3SliceNet
+from training.compact.evaluation import JCS_SLICE_THRESHOLD
 from training.compact.jcs import CLASSIFY_SIZE, SEGMENT_SIZE, CompactJCS
 from training.compact.m3 import SIZE
 from training.package import write_package
 from training.serving import JCSClassifyGraph, JCSSegmentGraph, M3PatientGraph, M3SlicesGraph
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 
 _COMMON: dict[str, Any] = {
     "version": VERSION,
@@ -24,7 +25,7 @@ _COMMON: dict[str, Any] = {
 }
 
 
-JCS_THRESHOLDS = {"slice": 0.5, "patient_count": 25, "patient_mode": "auto", "lesion": 0.5}
+JCS_THRESHOLDS = {"slice": JCS_SLICE_THRESHOLD, "patient_count": 25, "patient_mode": "auto", "lesion": 0.5}
 M3_THRESHOLDS = {"patient_rule": "nonparametric", "nonparametric": 0.92}
 
 _TRAINING_DATA = (
