@@ -261,6 +261,7 @@ def test_released_frozen_normalisation_has_no_epsilon() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_released_weights_become_a_package(tmp_path: Path) -> None:
     names = released_names(True)
     reverse = dict(zip(renamed(dict.fromkeys(names, torch.zeros(()))), names, strict=True))

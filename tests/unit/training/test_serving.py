@@ -162,6 +162,7 @@ def test_export_leaves_the_mode_as_it_was() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_full_size_graphs_onnx_equal_torch(tmp_path: Path) -> None:
     compare(JCSClassifyGraph(JCSClassifier()), [hu(1, 448, 448)], tmp_path)
     compare(JCSSegmentGraph(JCSJoint()), [hu(1, 512, 512)], tmp_path, atol=1)
@@ -169,5 +170,6 @@ def test_full_size_graphs_onnx_equal_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_full_size_patient_onnx_equals_torch(tmp_path: Path) -> None:
     compare(M3PatientGraph(M3PatientNet(norm="softmax")), [torch.rand(n, 3072) for n in (3, 50)], tmp_path)

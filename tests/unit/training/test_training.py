@@ -137,6 +137,7 @@ def test_every_recipe_lowers_its_loss_and_resumes_bit_equal(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_killed_training_resumes_to_the_same_weights(pictures: Path, tmp_path: Path) -> None:
     """SIGKILL as soon as there is a checkpoint, whatever it is doing then."""
     recipe = [
