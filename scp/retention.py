@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -34,12 +36,21 @@ def purge_delivered(database: Database, storage: Path, keep: timedelta, now: dat
     for study_id in expired:
         with database.write() as session:
             study = retention.begin_purge(session, study_id, before, now)
+            if study is not None:
+                _mark_changed(storage, study.paths)
         if study is None:
             continue
         studies += 1
         files += sum(_delete(storage / path) for path in study.paths)
         LOGGER.info("images deleted after delivery", study=study.study_id, files=len(study.paths))
     return Purged(studies, files)
+
+
+def _mark_changed(storage: Path, paths: tuple[str, ...]) -> None:
+    """Let the next start look into these folders, whatever becomes of the deletion."""
+    for folder in {(storage / path).parent for path in paths}:
+        with suppress(FileNotFoundError):
+            os.utime(folder)
 
 
 def _delete(path: Path) -> bool:

@@ -91,9 +91,11 @@ class Spool:
         status = os.statvfs(self.kept)
         return status.f_bavail * status.f_frsize
 
-    def kept_paths(self) -> Iterator[str]:
-        """Every kept file, relative to the storage folder."""
+    def kept_paths(self, changed_since: float = 0.0) -> Iterator[str]:
+        """Kept files, relative to the storage folder, of folders that changed since then (seconds since the epoch)."""
         for folder in sorted(self.kept.iterdir()):
+            if folder.stat().st_mtime < changed_since:
+                continue
             for file in sorted(folder.glob("*.dcm")):
                 yield str(file.relative_to(self.storage))
 

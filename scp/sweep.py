@@ -19,6 +19,8 @@ from store import receipts, retention
 from store.database import Database
 
 BATCH = 500
+MARGIN_S = 10.0
+"""File systems round times."""
 OTHERS_AGE_S = 3600.0
 """While other listeners share the spool, a file younger than this may be one that they are receiving."""
 
@@ -62,12 +64,25 @@ def sweep(spool: Spool, database: Database, *, alone: bool) -> Swept:
     before = time.time() if alone else time.time() - OTHERS_AGE_S
     unfinished = sum(_remove(path, before) for path in spool.unfinished())
     unrecorded = 0
-    paths = spool.kept_paths()
+    started = time.time()
+    marker = spool.storage / "swept"
+    paths = spool.kept_paths(_last_sweep(marker) - MARGIN_S)
     while batch := list(islice(paths, BATCH)):
         with database.read() as session:
             known = receipts.known_paths(session, batch) - retention.purged_among(session, batch)
         unrecorded += sum(_remove(spool.storage / path, before) for path in batch if path not in known)
+    if alone:  # beside others fresh files were passed over
+        marker.touch(mode=0o600)
+        os.utime(marker, (started, started))
     return Swept(unfinished, unrecorded)
+
+
+def _last_sweep(marker: Path) -> float:
+    """When the last sweep began, seconds since the epoch: a folder that is older was looked at by then."""
+    try:
+        return marker.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _remove(path: Path, before: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import threading
@@ -408,6 +409,29 @@ def test_what_was_never_acknowledged_is_swept_at_start(start_listener, ct: MakeC
     second = start_listener()
     assert (len(second.files()), len(second.unfinished())) == (1, 0)
     assert pydicom.dcmread(second.files()[0]).SOPInstanceUID == ct(1).SOPInstanceUID
+
+
+def test_a_start_looks_only_into_folders_that_changed(
+    start_listener, ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start_listener()
+    first.send(ct(1, study="1.2.8"), ct(1, study="1.2.9"))
+    first.listener.stop()
+    start_listener().listener.stop()
+    for file in first.files():
+        os.utime(file.parent, (1, 1))
+    old, fresh = first.files()
+    os.utime(fresh.parent)
+    asked: list[str] = []
+
+    def known(_: object, paths: list[str]) -> set[str]:
+        asked.extend(paths)
+        return set(paths)
+
+    monkeypatch.setattr("scp.sweep.receipts.known_paths", known)
+    start_listener()
+    assert asked == [str(fresh.relative_to(first.storage))]
+    assert old.exists()
 
 
 def test_another_listener_on_the_same_spool_sweeps_nothing_fresh(start_listener, ct: MakeCT) -> None:
