@@ -196,7 +196,7 @@ def _m3lung_box(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> Non
     if findings.m3lung.probabilities[findings.m3lung.label] < max(findings.m3lung.probabilities):
         draw.text((box.left + 16, box.top + 40), COUNT_RULE, _DIM, _font(13))
     for i, which in enumerate(PneumoniaClass):
-        y, probability = box.top + 56 + i * 34, findings.m3lung.probabilities[which]
+        y, probability = box.top + 64 + i * 33, findings.m3lung.probabilities[which]
         chosen = which is findings.m3lung.label
         draw.text(
             (box.left + 16, y + 10), CLASS_NAMES[which], _TEXT if chosen else _DIM, _font(16), anchor="lm"

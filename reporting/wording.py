@@ -32,7 +32,7 @@ def jcs_reason(jcs: JCSFindings) -> str:
     relation = "above" if jcs.positive else "not above"
     text = (
         f"{jcs.positive_count} of {len(jcs.slice_probabilities)} slices positive, "
-        f"{relation} the limit of {jcs.threshold:g} ({jcs.rule} rule)"
+        f"{relation} the limit of {jcs.threshold:.4g} ({jcs.rule} rule)"
     )
     if jcs.outside_paper_protocol:
         text += "; fewer slices than the method was published for"
