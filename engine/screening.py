@@ -148,7 +148,8 @@ def screen(
         lesion_ml = sum(lesion.volume_ml for lesion in lesions)
         shown = key_slices(
             _areas(labels > 0),
-            jcs_findings.slice_probabilities * (jcs_findings.slice_probabilities > 0.5),
+            jcs_findings.slice_probabilities
+            * (jcs_findings.slice_probabilities > systems.jcs.metadata.thresholds.slice),
             (1 - m3_findings.slice_probabilities[:, 0]) * (m3_findings.lesion_probabilities > 0.5),
             _areas(lungs),
         )
