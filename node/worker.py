@@ -19,6 +19,7 @@ from engine.errors import NotScreenable, RunnerFailed, Undecodable
 from engine.volume import Volume
 from node.casework import Case, Casework, Interrupted, Occasion
 from node.outbox import OUTBOX, study_folder, write_picture, write_results
+from node.priors import prior_of
 from node.slice_pictures import NAME as PICTURES
 from node.slice_pictures import write_pictures
 from reporting.context import ObjectKind, PredecessorReport
@@ -111,6 +112,8 @@ class Worker:
     def _record(self, claim: Claim, case: Case, settings_digest: str) -> None:
         folder = study_folder(claim.study_id, claim.revision_digest)
         objects = write_results(self.storage, folder, case.objects)
+        prior = prior_of(self.database, self.storage, claim, case.summary)
+        summary = case.summary if prior is None else case.summary | {"prior": prior}
         with self.database.write() as session:
             results.record_results(
                 session,
@@ -118,7 +121,7 @@ class Worker:
                 objects,
                 destinations=self._destinations(claim),
                 settings_digest=settings_digest,
-                summary=case.summary,
+                summary=summary,
                 now=self.clock(),
             )
         self._picture(folder, case)
