@@ -37,8 +37,8 @@ help:
 	@touch $@
 
 .venv/testing: .venv/serving
-	@echo "installing what training and tests need in .venv ..."
-	@$(PIP) --editable '.[train,test]'
+	@echo "installing what training, tests and the documentation need in .venv ..."
+	@$(PIP) --editable '.[train,test,docs]'
 	@touch $@
 
 install: .venv/serving
@@ -73,7 +73,6 @@ deb:
 	packaging/build_deb.sh $(OUTPUT)
 
 docs: .venv/testing
-	@$(PIP) --editable '.[docs]'
 	$(BIN)/mkdocs build --strict --quiet
 
 clean:
