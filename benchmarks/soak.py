@@ -32,7 +32,7 @@ from node.phantom import phantom_study, phantom_volume  # noqa: E402
 from node.stand_in_pacs import StorageSCP, free_port  # noqa: E402
 from store import processes, queries  # noqa: E402
 from store.database import Database, open_database  # noqa: E402
-from store.models import Instance, Result, Screening  # noqa: E402
+from store.models import Delivery, Instance, Result, Screening  # noqa: E402
 from store.states import StudyState  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -161,7 +161,8 @@ def report(
     with database.read() as session:
         rows = dict(session.execute(select(Instance.sop_instance_uid, Instance.path)).all())
         counts = queries.counts_by_state(session)
-        results = set(session.scalars(select(Result.sop_instance_uid)))
+        delivered = select(Result.sop_instance_uid).join(Delivery, Delivery.result_id == Result.id)
+        results = set(session.scalars(delivered))
         sets = session.execute(
             select(Screening.revision_id, Result.kind, func.count())
             .join(Result, Result.screening_id == Screening.id)
@@ -175,7 +176,7 @@ def report(
     print(f"instances               {len(load.acknowledged)} acknowledged, {load.refused} refused")
     print(f"studies                 { {state.value: count for state, count in counts.items() if count} }")
     print(
-        f"results                 {len(results)} made, {len(held)} in the PACS, {len(results ^ held)} in one only"
+        f"results                 {len(results)} to deliver, {len(held)} in the PACS, {len(results ^ held)} in one only"
     )
     print(f"acknowledged and lost   {len(lost)}")
     print(f"results doubled         {len(doubled)}")
