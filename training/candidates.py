@@ -44,6 +44,7 @@ class Candidate:
     sha256: str
     crop_fraction: float = 1.0
     margin: int = 10
+    slice_threshold: float = 0.5
     patient_count: float = 25
     patient_mode: Literal["auto", "absolute", "proportional"] = "auto"
     lesion_threshold: float = 0.5
@@ -83,6 +84,7 @@ def _packaged(path: Path) -> Candidate:
             run,
             package.sha256,
             crop_fraction=metadata.preprocessing.crop_fraction,
+            slice_threshold=metadata.thresholds.slice,
             patient_count=metadata.thresholds.patient_count,
             patient_mode=metadata.thresholds.patient_mode,
             lesion_threshold=metadata.thresholds.lesion,

@@ -138,6 +138,12 @@ def report_text(content: Mapping[str, Any], systems: Mapping[str, str], plots: S
         present = {name: levels[level] for name, levels in content["candidates"].items() if level in levels}
         if present:
             lines += [f"## Per {level.removesuffix('s')}", "", *_score_table(present), ""]
+            if level == "slices":
+                lines += [
+                    "A slice of which the source does not say whether it shows a lesion counts as its "
+                    "patient's class.",
+                    "",
+                ]
             lines += _published(level, {systems[name] for name in present})
     if content["p_values"]:
         lines += ["## Differences", "", *_p_value_table(content["p_values"]), ""]
@@ -157,7 +163,9 @@ def _score_table(present: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(score: Mapping[str, float | None] | None, excluded: int) -> str:
-    if score is None or score["value"] is None:
+    if score is None:
+        return "-"
+    if score["value"] is None:
         return "undefined"
     low, high = ("?" if score[key] is None else f"{score[key]:.4f}" for key in ("low", "high"))
     left_out = f", {excluded} undefined" if excluded else ""

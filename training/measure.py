@@ -94,7 +94,9 @@ def measure_slices(
     """Slice-level scores."""
     truth = np.array([slice_truth(item) for item in items], dtype=np.int64)
     if candidate.system == "jcs":
-        return _two_class(_whose(items), truth, results.probability[:, 1], resamples)
+        probability = results.probability[:, 1]
+        decided = (probability > candidate.slice_threshold).astype(np.int64)
+        return _two_class(_whose(items), truth, probability, resamples, decided)
     fused = fused_slice_probabilities(results.lesion, results.probability)
     return _four_class(_whose(items), truth, fused.argmax(axis=1), fused, resamples)
 
@@ -113,7 +115,12 @@ def measure_patients(
     truth = np.array([int(item.label or 0) for item in first], dtype=np.int64)
     if candidate.system == "jcs":
         verdicts = [
-            jcs_patient_rule(results.probability[p, 1], candidate.patient_count, candidate.patient_mode)
+            jcs_patient_rule(
+                results.probability[p, 1],
+                candidate.patient_count,
+                candidate.patient_mode,
+                candidate.slice_threshold,
+            )
             for p in series
         ]
         decided = np.array([int(v.positive) for v in verdicts])
@@ -186,11 +193,9 @@ def _two_class(
     truth: Ints,
     probability: Floats,
     resamples: int,
-    decided: Ints | None = None,
+    predicted: Ints,
 ) -> Measured:
-    """`decided` where the decision is not `probability` above 0.5."""
     truth = (truth == 1).astype(np.int64)
-    predicted = (probability > 0.5).astype(np.int64) if decided is None else decided
 
     def score(places: Ints) -> Scores:
         return two_class(truth[places], probability[places], predicted[places])
