@@ -202,6 +202,17 @@ class StowDestinationConfiguration(_Section):
     timeout_seconds: Seconds = 60.0
 
 
+class DicomwebSourceConfiguration(_Section):
+    """A DICOMweb server that is asked by QIDO-RS whether a study is here in full."""
+
+    url: str = Field(pattern=r"^https?://")
+    retrieve: bool = True
+    scope: Literal["study", "series"] = "study"
+    oauth2: OAuth2Configuration | None = None
+    tls: ClientTLSConfiguration = ClientTLSConfiguration()
+    timeout_seconds: Seconds = 30.0
+
+
 class StowListenerConfiguration(_Section):
     """STOW-RS as a way in, beside the DICOM listener."""
 
@@ -366,6 +377,7 @@ class Configuration(BaseSettings):
     stow_destinations: tuple[StowDestinationConfiguration, ...] = ()
     stow_listener: StowListenerConfiguration | None = None
     query_source: QuerySourceConfiguration | None = None
+    dicomweb_source: DicomwebSourceConfiguration | None = None
     peers: tuple[PeerConfiguration, ...] = ()
     models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=installed_models)
     routing: Rules = ()
@@ -390,6 +402,12 @@ class Configuration(BaseSettings):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"destination name {twice[0]!r} is used twice; each name is allowed once")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Configuration:
+        if self.query_source is not None and self.dicomweb_source is not None:
+            raise ValueError("query_source and dicomweb_source are both given; one of them is allowed")
         return self
 
     @model_validator(mode="after")

@@ -5,23 +5,32 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Literal
+from urllib.parse import urlsplit
 
 import structlog
 from pynetdicom import evt
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.configuration import Configuration, DestinationConfiguration, StowDestinationConfiguration
+from node.configuration import (
+    Configuration,
+    DestinationConfiguration,
+    DicomwebSourceConfiguration,
+    StowDestinationConfiguration,
+)
 from reporting.delivery.commitment import CommitmentPolicy, Committer, take_report
 from reporting.delivery.confirmation import parse_report
 from reporting.delivery.loop import Courier, Destination, Stop
 from reporting.delivery.scu import Peer
-from reporting.delivery.stow import ClientCredentials, ClientTLS, StowSender, StowService
+from reporting.delivery.stow import ClientCredentials, ClientTLS, StowSender, StowService, open_session
 from scp.commitment import Address, CommitmentService
 from scp.fetched import receive_from
 from scp.gap_check import GapCheck
 from scp.grounds import Grounds
 from scp.pacs_query.asking import Asker
+from scp.pacs_query.dicomweb import DicomwebSource
 from scp.pacs_query.dimse import DimseSource, Remote
+from scp.pacs_query.source import QuerySource
 from scp.receipt import Receiver
 from scp.services import Handler
 from scp.stow_server import StowPolicy, StowServer
@@ -90,7 +99,7 @@ def stow_couriers(configuration: Configuration, database: Database, name: str, c
     ]
 
 
-def _stow_service(section: StowDestinationConfiguration) -> StowService:
+def _stow_service(section: StowDestinationConfiguration | DicomwebSourceConfiguration) -> StowService:
     given, tls = section.oauth2, section.tls
     credentials = None
     if given is not None:
@@ -100,7 +109,7 @@ def _stow_service(section: StowDestinationConfiguration) -> StowService:
         section.url.rstrip("/"),
         credentials,
         ClientTLS(tls.certificate, tls.key, tls.ca),
-        section.compare,
+        isinstance(section, StowDestinationConfiguration) and section.compare,
         section.timeout_seconds,
     )
 
@@ -153,22 +162,12 @@ def run_reporter(service: CommitmentService, stop: Stop) -> None:
 
 def grounds(configuration: Configuration, database: Database, receiver: Receiver, clock: Clock) -> Grounds:
     """What speaks for studies being complete: the query source, announcements, the slices themselves."""
-    section = configuration.query_source
+    found = _query_source(configuration)
     asker = None
-    if section is not None:
-        source = DimseSource(
-            Remote(section.ae_title, section.host, section.port),
-            configuration.listener.ae_title,
-            retrieve="move" if section.retrieve == "move" else "get",
-        )
-        receive = receive_from(receiver, receipts.Peer(section.ae_title, section.host))
-        asker = Asker(
-            database,
-            source,
-            clock,
-            whole_study=section.scope == "study",
-            receive=None if section.retrieve == "off" else receive,
-        )
+    if found is not None:
+        source, peer, whole_study, retrieve = found
+        receive = receive_from(receiver, peer) if retrieve else None
+        asker = Asker(database, source, clock, whole_study=whole_study, receive=receive)
     short_quiet = timedelta(seconds=configuration.completeness.short_quiet_seconds)
     check = GapCheck(database, configuration.storage.path)
     return Grounds(database, check, asker, short_quiet, clock)
@@ -185,3 +184,20 @@ def stow_server(
         section.host, section.port, section.token_sha256, section.certificate, section.key, section.client_ca
     )
     return StowServer(policy, receiver, database, clock)
+
+
+def _query_source(configuration: Configuration) -> tuple[QuerySource, receipts.Peer, bool, bool] | None:
+    """Whom to ask, how it is called in the store, whether the whole study counts and whether to fetch."""
+    web, dimse = configuration.dicomweb_source, configuration.query_source
+    if web is not None:
+        service = _stow_service(web)
+        source = DicomwebSource(web.url, open_session(service), web.timeout_seconds)
+        host = urlsplit(web.url).hostname or ""
+        return source, receipts.Peer("WADO-RS", host[:64]), web.scope == "study", web.retrieve
+    if dimse is not None:
+        remote = Remote(dimse.ae_title, dimse.host, dimse.port)
+        how: Literal["get", "move"] = "move" if dimse.retrieve == "move" else "get"
+        asked = DimseSource(remote, configuration.listener.ae_title, retrieve=how)
+        peer = receipts.Peer(dimse.ae_title, dimse.host)
+        return asked, peer, dimse.scope == "study", dimse.retrieve != "off"
+    return None

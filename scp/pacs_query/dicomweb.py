@@ -1,0 +1,128 @@
+"""QIDO-RS and WADO-RS as query source (PS3.18 10.6, 10.4). What is fetched is kept as it came, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from io import BytesIO
+from typing import Any
+
+import pydicom
+import requests
+from dicomweb_client.web import DICOMwebClient
+from pydicom.dataset import Dataset
+
+from scp.instances import InstanceRefused
+from scp.multipart import Malformed, MultipartReader, boundary_of
+from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement, SourceUnreachable
+from scp.stow import data_set_at
+
+_ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_PIECE = 256 * 1024
+_AWAY = (429, 502, 503, 504)
+
+
+class DicomwebSource:
+    """A DICOMweb server that is asked. session: authenticates itself (certificates, tokens)."""
+
+    def __init__(self, url: str, session: requests.Session, timeout_s: float = 30.0) -> None:
+        self._url = url.rstrip("/")
+        self._session = session
+        self._timeout_s = timeout_s
+        self._client = DICOMwebClient(self._url, session=session, timeout=timeout_s)
+        self._client.set_http_retry_params(retry=False)
+
+    @property
+    def name(self) -> str:
+        return self._url
+
+    def series(self, study_instance_uid: str) -> tuple[SeriesStatement, ...]:
+        """QIDO-RS for series, with NumberOfSeriesRelatedInstances where the server tells it. Raises QueryFailed."""
+        try:
+            found = self._client.search_for_series(
+                study_instance_uid, fields=["NumberOfSeriesRelatedInstances"], get_remaining=True
+            )
+            return tuple(_statement(Dataset.from_json(item)) for item in found)
+        except requests.HTTPError as error:
+            if error.response is not None and error.response.status_code == 404:
+                return ()
+            raise self._failed("QIDO-RS", error) from None
+        except (requests.RequestException, ValueError, TypeError, AttributeError, LookupError) as error:
+            raise self._failed("QIDO-RS", error) from None
+
+    def instances(self, study_instance_uid: str, series_instance_uid: str) -> frozenset[str]:
+        """QIDO-RS for instances. Raises QueryFailed."""
+        try:
+            found = self._client.search_for_instances(
+                study_instance_uid, series_instance_uid, get_remaining=True
+            )
+            return frozenset(str(Dataset.from_json(item).SOPInstanceUID) for item in found)
+        except (requests.RequestException, ValueError, TypeError, AttributeError, LookupError) as error:
+            raise self._failed("QIDO-RS", error) from None
+
+    def fetch(
+        self,
+        study_instance_uid: str,
+        series_instance_uid: str,
+        sop_instance_uids: Collection[str],
+        receive: Receive,
+    ) -> None:
+        """WADO-RS, instance by instance. Raises QueryFailed."""
+        for uid in sorted(sop_instance_uids):
+            path = f"studies/{study_instance_uid}/series/{series_instance_uid}/instances/{uid}"
+            try:
+                self._retrieve(f"{self._url}/{path}", receive)
+            except Malformed as error:
+                raise QueryFailed(f"{self._url}: WADO-RS: {error}") from None
+            except (requests.RequestException, OSError) as error:
+                raise self._failed("WADO-RS", error) from None
+
+    def _retrieve(self, url: str, receive: Receive) -> None:
+        headers = {"Accept": _ACCEPT}
+        with self._session.get(url, headers=headers, stream=True, timeout=self._timeout_s) as answer:
+            answer.raise_for_status()
+            boundary = boundary_of(answer.headers.get("Content-Type", ""))
+            reader = MultipartReader(boundary, lambda kind: _Collected(receive))
+            for piece in answer.iter_content(_PIECE):
+                reader.feed(piece)
+            reader.finish()
+
+    def _failed(self, what: str, error: Any) -> QueryFailed:
+        text = " ".join(str(error).split())[:160]
+        code = getattr(getattr(error, "response", None), "status_code", None)
+        away = isinstance(error, requests.ConnectionError | requests.Timeout) or code in _AWAY
+        return (SourceUnreachable if away else QueryFailed)(f"{self._url}: {what}: {text}")
+
+
+class _Collected:
+    """One DICOM file, handed on when it is whole."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._content = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self._content += data
+
+    def finish(self) -> None:
+        try:
+            at = data_set_at(self._content)
+            if at is None:
+                raise Malformed("a part is no DICOM file")
+            meta = pydicom.filereader.read_partial(BytesIO(self._content[:at])).file_meta
+        except (InstanceRefused, ValueError, AttributeError, EOFError, LookupError) as error:
+            raise Malformed(f"a part cannot be read: {error}") from None
+        self._receive(
+            FetchedInstance(
+                str(meta.get("MediaStorageSOPClassUID") or ""),
+                str(meta.get("MediaStorageSOPInstanceUID") or ""),
+                str(meta.get("TransferSyntaxUID") or ""),
+                bytes(self._content[at:]),
+            )
+        )
+
+
+def _statement(item: Dataset) -> SeriesStatement:
+    count = item.get("NumberOfSeriesRelatedInstances")
+    return SeriesStatement(
+        str(item.SeriesInstanceUID), str(item.get("Modality") or ""), None if count is None else int(count)
+    )
