@@ -14,7 +14,7 @@ import numpy.typing as npt
 from engine import jcs, m3lung
 from engine.engine_cache import EngineRecord
 from engine.errors import NotScreenable, PackageInvalid
-from engine.findings import Findings
+from engine.findings import Findings, JCSFindings, M3LungFindings, PneumoniaClass
 from engine.jcs import JCSSystem
 from engine.lesions import key_slices, label_lesions
 from engine.lungs import Mask, dilated, find_lungs, lung_volume_ml, slices_with_lung
@@ -146,13 +146,7 @@ def screen(
         lungs |= labels > 0
         lung_ml = lung_volume_ml(lungs, volume.geometry)
         lesion_ml = sum(lesion.volume_ml for lesion in lesions)
-        shown = key_slices(
-            _areas(labels > 0),
-            jcs_findings.slice_probabilities
-            * (jcs_findings.slice_probabilities > systems.jcs.metadata.thresholds.slice),
-            (1 - m3_findings.slice_probabilities[:, 0]) * (m3_findings.lesion_probabilities > 0.5),
-            _areas(lungs),
-        )
+        shown = _key_slices(labels > 0, lungs, jcs_findings, m3_findings, systems)
     return Findings(
         jcs=jcs_findings,
         m3lung=m3_findings,
@@ -165,6 +159,21 @@ def screen(
         key_slices=shown,
         timings_s=watch.seconds,
     )
+
+
+def _key_slices(
+    lesions: Mask,
+    lungs: Mask,
+    jcs_findings: JCSFindings,
+    m3_findings: M3LungFindings,
+    systems: ScreeningSystems,
+) -> tuple[int, ...]:
+    """Where most is to be seen: lesions, else what M3Lung-Sys calls ill, else what JCS does, else most lung."""
+    jcs_score = jcs_findings.slice_probabilities.copy()
+    jcs_score[jcs_score <= systems.jcs.metadata.thresholds.slice] = 0
+    m3_score = (1 - m3_findings.slice_probabilities[:, 0]) * (m3_findings.lesion_probabilities > 0.5)
+    ill = m3_score * (m3_findings.label is not PneumoniaClass.HEALTHY)
+    return key_slices(_areas(lesions), ill, jcs_score, m3_score, _areas(lungs))
 
 
 def _areas(mask: Mask) -> npt.NDArray[np.float64]:
