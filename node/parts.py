@@ -187,6 +187,7 @@ def listener_policy(configuration: Configuration) -> ListenerPolicy:
 
     section: ListenerConfiguration = configuration.listener
     tls = section.tls
+    keep_days = configuration.storage.keep_days
     return ListenerPolicy(
         ae_title=section.ae_title,
         host=section.host,
@@ -198,6 +199,7 @@ def listener_policy(configuration: Configuration) -> ListenerPolicy:
         idle_seconds=section.idle_seconds,
         grace_seconds=section.grace_seconds,
         reserve_bytes=configuration.storage.reserve_mb * 2**20,
+        keep_delivered=None if keep_days is None else timedelta(days=keep_days),
         tls=None if tls is None else TLSSettings(tls.certificate, tls.key, tls.ca),
     )
 
