@@ -8,7 +8,7 @@ from sqlalchemy.engine import make_url
 
 from node.configuration import Configuration
 
-SECRET_KEYS = ("password", "token", "secret")
+SECRET_KEYS = ("password", "token", "secret", "webhook")
 HIDDEN = "***"
 
 

@@ -122,6 +122,18 @@ def test_the_configuration_in_force_is_whole(run) -> None:  # type: ignore[no-un
     assert shown["listener"]["port"] == 11112 and shown["destinations"][0]["name"] == "away"
 
 
+def test_secrets_are_not_shown(run, config: Path) -> None:  # type: ignore[no-untyped-def]
+    settings = yaml.safe_load(config.read_text())
+    settings["database"]["url"] = "postgresql+psycopg://node:hush-db@db/lungnode"
+    settings["notifications"] = {
+        "webhook": "https://chat.example.org/hush-hook",
+        "mail": {"host": "m", "sender": "a@b", "recipients": ["c@d"], "user": "u", "password": "hush-mail"},
+    }
+    config.write_text(yaml.safe_dump(settings))
+    code, output = run("config", "show")
+    assert code == 0 and "hush" not in output and "chat" not in output and "***" in output
+
+
 def test_the_backup_is_a_store_of_its_own(run, config: Path) -> None:  # type: ignore[no-untyped-def]
     target = config.parent / "copy.db"
     assert run("db", "backup", str(target))[0] == 0
