@@ -222,6 +222,7 @@ def echo(
     peer: Annotated[str, typer.Argument(help="AE@HOST:PORT, or the name of a destination.")],
     configuration: ConfigOption = None,
     calling: Annotated[str, typer.Option(help="Our AE title.")] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Ask a peer by C-ECHO whether it answers.
 
@@ -237,7 +238,7 @@ def echo(
         raise CommandError(f"{peer!r} is no destination ({names}) and no AE@HOST:PORT")
     target = known[peer] if peer in known else _peer(peer)
     send_echo(target, calling or settings.listener.ae_title)
-    print(f"{target} answers")
+    say(f"{target} answers", {"peer": str(target), "answers": True}, as_json)
 
 
 @app.command()
@@ -308,7 +309,7 @@ def studies_why(uid: str, configuration: ConfigOption = None, as_json: JsonOptio
 
 
 @config.command("check")
-def config_check(configuration: ConfigOption = None) -> None:
+def config_check(configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Say whether the configuration can be used, model packages included.
 
     [bold]Example:[/bold] lungnode config check --config config.yaml
@@ -318,18 +319,18 @@ def config_check(configuration: ConfigOption = None) -> None:
     settings = read_configuration(configuration)
     packages = [read_package(path) for path in settings.models]
     listener = settings.listener
-    print(f"listener {listener.ae_title} on {listener.host}:{listener.port}")
-    print(f"storage {settings.storage.path}")
-    for destination in settings.destinations:
-        kinds = ", ".join(destination.objects)
-        print(
-            f"destination {destination.name}: {destination.ae_title} at {destination.host}:{destination.port}: {kinds}"
-        )
-    for package in packages:
-        print(
-            f"model {package.metadata.name} {package.metadata.version} ({package.metadata.system}), {package.path}"
-        )
-    print("the configuration is right")
+    lines = [
+        f"listener {listener.ae_title} on {listener.host}:{listener.port}",
+        f"storage {settings.storage.path}",
+        *(
+            f"destination {d.name}: {d.ae_title} at {d.host}:{d.port}: {', '.join(d.objects)}"
+            for d in settings.destinations
+        ),
+        *(f"model {p.metadata.name} {p.metadata.version} ({p.metadata.system}), {p.path}" for p in packages),
+        "the configuration is right",
+    ]
+    answer = {"right": True, "packages": [f"{p.metadata.name} {p.metadata.version}" for p in packages]}
+    say("\n".join(lines), answer, as_json)
 
 
 @config.command("show")

@@ -122,6 +122,12 @@ def test_the_configuration_in_force_is_whole(run) -> None:  # type: ignore[no-un
     assert shown["listener"]["port"] == 11112 and shown["destinations"][0]["name"] == "away"
 
 
+def test_a_right_configuration_is_said_so(run) -> None:  # type: ignore[no-untyped-def]
+    code, output = run("config", "check")
+    assert code == 0 and output.endswith("the configuration is right\n")
+    assert json.loads(run("config", "check", "--json")[1])["right"] is True
+
+
 def test_secrets_are_not_shown(run, config: Path) -> None:  # type: ignore[no-untyped-def]
     settings = yaml.safe_load(config.read_text())
     settings["database"]["url"] = "postgresql+psycopg://node:hush-db@db/lungnode"
