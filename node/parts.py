@@ -44,6 +44,7 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
     """
     from node import pacs_services
     from node.routing.deciding import Router
+    from scp.announcements import AnnouncementService
     from scp.completeness import CompletenessPolicy, complete_due
     from scp.listener import Listener
 
@@ -60,7 +61,10 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
             database,
             configuration.storage.path,
             utc_now,
-            services=[commitment.as_service(reports)],
+            services=[
+                commitment.as_service(reports),
+                AnnouncementService(database, utc_now).as_service(),
+            ],
         )
         listener.start()
         reporter = threading.Thread(
