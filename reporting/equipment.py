@@ -126,6 +126,8 @@ def freeze(dataset: Dataset, kind: str, uids: ResultUids, moment: datetime) -> N
     for item in dataset.get("ContributingEquipmentSequence") or ():
         if "ContributionDateTime" in item:
             item.ContributionDateTime = moment.strftime("%Y%m%d%H%M%S.%f")
+    if "ContentLabel" in dataset and "ContentCreatorName" not in dataset:
+        dataset.ContentCreatorName = ""  # type 2 in the Content Identification macro, left out by highdicom
     dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.file_meta.ImplementationVersionName = "LUNGNODE"
     organization = uids.dimension_organization(kind)

@@ -6,7 +6,6 @@ Another matrix than that of the CT is legal, since every frame carries its own p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +21,11 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from highdicom.sr import CodedConcept
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from engine.findings import Findings
 from engine.volume import Geometry, Volume
-from reporting.codes import ACTIVATION, LOCATION, NO_UNITS
+from reporting.codes import ACTIVATION, LOCATION, LUNG, NO_UNITS
 from reporting.context import ReportContext
 from reporting.equipment import common_arguments
 from reporting.source_images import SourceImages, plane_position
@@ -81,6 +81,7 @@ def parametric_map(
     sources.name_true_sources(dataset)
     if context.options.parametric_map == "full":
         _order_frames(dataset, volume.geometry)
+    dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy()]
     # Laterality is wanted of paired body parts only; without a body part validators assume the worst.
     dataset.BodyPartExamined = "CHEST"
     return dataset
@@ -158,9 +159,19 @@ def map_placement(
     return spacing, np.asarray(geometry.positions + shift, dtype=np.float64)
 
 
-def _images_of(sources: SourceImages, shown: npt.NDArray[np.intp]) -> Sequence[Dataset]:
+def _images_of(sources: SourceImages, shown: npt.NDArray[np.intp]) -> tuple[Dataset, ...]:
     """The source images of the slices shown; frames of multi-frame images come as one."""
-    return sources.derived_from if sources.is_multi_frame else [sources.image_of(int(z)) for z in shown]
+    return sources.derived_from if sources.is_multi_frame else tuple(sources.image_of(int(z)) for z in shown)
+
+
+def _anatomy() -> Dataset:
+    """Both lungs (PS3.3 C.7.6.16.2.8); without it the reader of 3D Slicer crashes."""
+    region, anatomy = Dataset(), Dataset()
+    region.CodeValue, region.CodingSchemeDesignator = LUNG.value, LUNG.scheme_designator
+    region.CodeMeaning = LUNG.meaning
+    anatomy.FrameLaterality = "B"
+    anatomy.AnatomicRegionSequence = Sequence([region])
+    return anatomy
 
 
 def _mapping(heatmap: Heatmap, stored: tuple[float, float], slope: float) -> RealWorldValueMapping:
