@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from reporting.wording import COUNT_RULE
+
 NOTICE = "Research and screening software, not a medical device; unverified by a physician."
 
 _LABELS = {
@@ -25,6 +27,8 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
         f"JCS         {verdict} ({count})",
         f"M3Lung-Sys  {_LABELS[m3lung['label']]} ({probabilities})",
     ]
+    if m3lung["probabilities"][m3lung["label"]] < max(m3lung["probabilities"].values()):
+        lines.append(f"            {COUNT_RULE}")
     if summary["lesion_count"]:
         lines.append(
             f"Lesions     {summary['lesion_count']}, {summary['lesion_volume_ml']:.1f} ml, "
