@@ -10,7 +10,7 @@ import numpy.typing as npt
 from engine.assessment import jcs_patient_rule
 from engine.findings import MAP_GRID, JCSFindings
 from engine.heatmaps import normalised, placed
-from engine.lungs import Box, Mask
+from engine.lungs import Box, Mask, volume_box
 from engine.packages import JCSMetadata, ModelPackage
 from engine.runners.batches import run_slices
 from engine.runners.interface import Runner
@@ -64,14 +64,31 @@ def classify(hu: npt.NDArray[np.int16], with_lung: Mask, system: JCSSystem) -> J
     )
 
 
-def segment(hu: npt.NDArray[np.int16], with_lung: Mask, allowed: Mask, system: JCSSystem) -> Mask:
-    """Lesion mask bool [Z, Y, X]: lesion probability above the package's threshold, inside of `allowed` [Z, Y, X]."""
+def segment_box(lungs: Mask, system: JCSSystem) -> Box:
+    """What of each slice the segmenter is given: the whole of it, or the lungs' box of the series."""
+    whole = (0, 0, lungs.shape[1], lungs.shape[2])
+    preprocessing = system.metadata.preprocessing
+    if preprocessing.segment_crop == "slice":
+        return whole
+    return volume_box(lungs, preprocessing.segment_margin) or whole
+
+
+def segment(
+    hu: npt.NDArray[np.int16], lungs: Mask, with_lung: Mask, allowed: Mask, system: JCSSystem
+) -> Mask:
+    """Lesion mask bool [Z, Y, X]: lesion probability above the package's threshold, inside of `allowed` [Z, Y, X].
+
+    lungs: bool [Z, Y, X], decides the crop where the package works on the lungs' box; outside of it is no lesion.
+    with_lung: bool [Z]; other slices are not given to the network.
+    """
     least = int(np.ceil(system.metadata.thresholds.lesion * 255))
     mask = np.zeros(hu.shape, dtype=bool)
-    whole = (0, 0, hu.shape[1], hu.shape[2])
+    box = segment_box(lungs, system)
+    top, left, bottom, right = box
     for slices, output in run_slices(
-        system.runner, "segment", hu, np.flatnonzero(with_lung), whole, system.batch
+        system.runner, "segment", hu, np.flatnonzero(with_lung), box, system.batch
     ):
-        probability = output.bytes("lesion_probability", (len(slices), hu.shape[1], hu.shape[2]))
-        mask[slices] = (probability >= least) & allowed[slices]
+        probability = output.bytes("lesion_probability", (len(slices), bottom - top, right - left))
+        inside = np.s_[slices, top:bottom, left:right]
+        mask[inside] = (probability >= least) & allowed[inside]
     return mask

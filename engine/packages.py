@@ -34,10 +34,16 @@ class Graph(_Section):
 
 
 class JCSPreprocessing(_Section):
-    """Centred square of `crop_fraction` times the shorter side."""
+    """What the graphs are given of a slice.
+
+    crop, crop_fraction: `classify` gets the centred square of `crop_fraction` times the shorter side.
+    segment_crop: `segment` gets whole slices, or the lungs' box of the series with `segment_margin` pixels.
+    """
 
     crop: Literal["centre"] = "centre"
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
+    segment_crop: Literal["slice", "lungs"] = "slice"
+    segment_margin: Annotated[int, Field(ge=0, le=200)] = 10
 
 
 class JCSThresholds(_Section):

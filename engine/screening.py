@@ -136,7 +136,7 @@ def screen(
         mask = np.zeros(volume.shape, dtype=bool)
         if jcs_findings.positive or always_segment:
             allowed = dilated(lungs, volume.geometry, LUNG_RIM_MM)
-            mask = jcs.segment(volume.hu, with_lung, allowed, systems.jcs)
+            mask = jcs.segment(volume.hu, lungs, with_lung, allowed, systems.jcs)
     with watch.stage("m3lung_slices"):
         outputs = m3lung.classify_slices(volume.hu, lungs, with_lung, systems.m3lung)
     with watch.stage("m3lung_patient"):

@@ -48,6 +48,8 @@ def test_the_hash_is_over_the_sorted_lines_of_all_files(tmp_path: Path, make_pac
         ({"classes": ["covid19", "not_infected"]}, "classes"),
         ({"thresholds": {"slice": 1.5}}, "thresholds.slice"),
         ({"preprocessing": {"crop_fraction": 0}}, "preprocessing.crop_fraction"),
+        ({"preprocessing": {"segment_crop": "box"}}, "preprocessing.segment_crop"),
+        ({"preprocessing": {"segment_margin": -1}}, "preprocessing.segment_margin"),
         ({"graphs": {"classify": {"file": "../../etc/passwd"}}}, "graphs.classify.file"),
         ({"graphs": {"classify": {"file": "other.onnx"}}}, "other.onnx is not listed"),
         ({"graphs": {}}, "at least one graph"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,32 @@ import pytest
 
 from engine.errors import NotScreenable, PackageInvalid, RunnerFailed
 from engine.findings import PneumoniaClass
-from engine.runners.interface import RunnerOptions
+from engine.lungs import volume_box
+from engine.runners.interface import Runner, RunnerOptions, Tensors
 from engine.screening import open_systems, screen
 from engine.series_choice import SeriesRules
 from engine.summary import findings_summary
 
 EXACT = RunnerOptions(precision="f32", threads=1, batch=5)
+
+
+class _Shapes:
+    """A runner that notes the shapes of what it is given."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.seen: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+
+    @property
+    def description(self) -> str:
+        return self._runner.description
+
+    def run(self, graph: str, inputs: Tensors) -> dict[str, np.ndarray]:
+        self.seen[graph] += [values.shape for values in inputs.values()]
+        return self._runner.run(graph, inputs)
+
+    def close(self) -> None:
+        self._runner.close()
 
 
 def test_healthy_chest_is_negative_in_both_systems(chest_of, volume_of, package_paths: list[Path]) -> None:
@@ -81,6 +102,26 @@ def test_negative_case_is_segmented_only_on_demand(chest_of, volume_of, tmp_path
     with open_systems(paths, EXACT) as systems:
         assert screen(volume, systems).lesions == ()
         assert screen(volume, systems, always_segment=True).lesions
+
+
+def test_segmentation_on_the_lungs_box_is_put_back_where_it_was(
+    chest_of, volume_of, tmp_path: Path, make_package
+) -> None:
+    crop = {"crop": "centre", "crop_fraction": 0.875, "segment_crop": "lungs", "segment_margin": 7}
+    volume = volume_of(chest_of(lesion=True))
+    m3 = make_package(tmp_path / "m", "m3lung")
+    found = {}
+    for name, changes in (("slice", {}), ("lungs", {"preprocessing": crop})):
+        with open_systems([make_package(tmp_path / name, "jcs", **changes), m3], EXACT) as systems:
+            runner = _Shapes(systems.jcs.runner)
+            findings = screen(volume, replace(systems, jcs=replace(systems.jcs, runner=runner)))
+            found[name] = findings.lesion_labels
+    top, left, bottom, right = volume_box(findings.lung_mask, 7) or (0, 0, 0, 0)
+    assert {shape[1:] for shape in runner.seen["segment"]} == {(bottom - top, right - left)}
+    assert sum(shape[0] for shape in runner.seen["segment"]) < len(volume.hu)
+    assert found["lungs"].any()
+    # A network that looks at single pixels marks the same ones, whatever it is given around them.
+    np.testing.assert_array_equal(found["lungs"], found["slice"])
 
 
 def test_nonparametric_rule_and_crop_per_slice(chest_of, volume_of, tmp_path: Path, make_package) -> None:
