@@ -15,6 +15,7 @@ from reporting.context import (
     ReportOptions,
     ResultObject,
 )
+from reporting.priors import PriorComparison, ReportReference, prior_comparison
 
 if TYPE_CHECKING:
     from reporting.building import DEFAULT_KINDS, build
@@ -27,12 +28,15 @@ __all__ = [
     "OBJECT_KINDS",
     "ObjectKind",
     "PredecessorReport",
+    "PriorComparison",
     "ReportContext",
     "ReportOptions",
+    "ReportReference",
     "ResultObject",
     "VerificationError",
     "build",
     "last_acquisition",
+    "prior_comparison",
     "warm_up",
 ]
 

@@ -15,6 +15,8 @@ from typing import Literal, get_args
 import pydicom
 from pydicom.dataset import Dataset
 
+from reporting.priors import PriorComparison, ReportReference
+
 ObjectKind = Literal["seg", "gsps", "pm", "pm_m3", "sr", "sr_enhanced", "kos", "sc", "pdf", "lung_seg"]
 """Result objects by the names that the configuration uses.
 
@@ -26,14 +28,8 @@ content as Enhanced SR. kos: Key Object Selection. sc: colour Secondary Capture 
 OBJECT_KINDS: tuple[ObjectKind, ...] = get_args(ObjectKind)
 
 
-@dataclass(frozen=True)
-class PredecessorReport:
-    """The SR that an earlier revision of the same study left in the PACS (PS3.3 C.17.2, Predecessor Documents)."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str = "1.2.840.10008.5.1.4.1.1.88.34"
+PredecessorReport = ReportReference
+"""The SR that an earlier revision of the same study left in the PACS (PS3.3 C.17.2, Predecessor Documents)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,7 @@ class ReportContext:
     software_version: version of the node.
     revision: 1 for the first result set of a study, n+1 after slices arrived late.
     predecessor: the SR of revision n, None for the first.
+    prior: an earlier screening of the same patient that may be compared, None where there is none.
     station_name: our AE title, at most 16 characters.
     """
 
@@ -74,6 +71,7 @@ class ReportContext:
     software_version: str
     revision: int = 1
     predecessor: PredecessorReport | None = None
+    prior: PriorComparison | None = None
     station_name: str = "LUNGNODE"
     options: ReportOptions = ReportOptions()
 

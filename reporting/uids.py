@@ -78,10 +78,21 @@ def result_uids(findings: Findings, volume: Volume, identity: Identity, context:
     return ResultUids(hashlib.sha256("\n".join(parts).encode()).hexdigest())
 
 
-def report_uids(uids: ResultUids, context: ReportContext) -> ResultUids:
-    """The UIDs of a report, which tells its revision and names its predecessor; those of the first stay as they are."""
-    if context.predecessor is None and context.revision == 1:
+def compared_uids(uids: ResultUids, context: ReportContext) -> ResultUids:
+    """The UIDs of an object that shows the comparison with an earlier study; without one they stay as they are."""
+    if context.prior is None:
         return uids
+    return ResultUids(hashlib.sha256(f"{uids.digest}\n{context.prior!r}".encode()).hexdigest())
+
+
+def report_uids(uids: ResultUids, context: ReportContext) -> ResultUids:
+    """The UIDs of a report, which tells its revision, its predecessor and the comparison with an earlier study.
+
+    Those of a first report without a comparison stay as they are.
+    """
+    compared = compared_uids(uids, context)
+    if context.predecessor is None and context.revision == 1:
+        return compared
     predecessor = context.predecessor.sop_instance_uid if context.predecessor else ""
-    parts = (uids.digest, str(context.revision), predecessor)
+    parts = (compared.digest, str(context.revision), predecessor)
     return ResultUids(hashlib.sha256("\n".join(parts).encode()).hexdigest())
