@@ -9,31 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from engine.errors import PackageInvalid
 from engine.findings import PackageReference
+from engine.package_contract import Metadata, Probability, Section
 
 SCHEMA = "lungnode-package/1"
 METADATA = "metadata.json"
 MODEL_CARD = "MODEL_CARD.md"
 
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Probability = Annotated[float, Field(ge=0, le=1)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Graph(_Section):
-    """One ONNX graph of a package."""
-
-    file: FileName
-
-
-class JCSPreprocessing(_Section):
+class JCSPreprocessing(Section):
     """What the graphs are given of a slice.
 
     crop, crop_fraction: `classify` gets the centred square of `crop_fraction` times the shorter side.
@@ -46,7 +33,7 @@ class JCSPreprocessing(_Section):
     segment_margin: Annotated[int, Field(ge=0, le=200)] = 10
 
 
-class JCSThresholds(_Section):
+class JCSThresholds(Section):
     """Slice probability, count rule (A.3) and the lesion probability above which a pixel is lesion."""
 
     slice: Probability = 0.5
@@ -55,7 +42,7 @@ class JCSThresholds(_Section):
     lesion: Probability = 0.5
 
 
-class M3Preprocessing(_Section):
+class M3Preprocessing(Section):
     """The lungs' box with `crop_margin` pixels, of the series or of each slice."""
 
     crop: Literal["lungs"] = "lungs"
@@ -63,21 +50,11 @@ class M3Preprocessing(_Section):
     crop_margin: Annotated[int, Field(ge=0, le=200)] = 10
 
 
-class M3Thresholds(_Section):
+class M3Thresholds(Section):
     """Which rule gives the patient's class, and T of eq. 5."""
 
     patient_rule: Literal["network", "nonparametric"] = "network"
     nonparametric: Probability = 0.99
-
-
-class Metadata(_Section):
-    """The part of metadata.json that serving reads; what else it says is left alone."""
-
-    schema_: Annotated[Literal["lungnode-package/1"], Field(alias="schema")]
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    version: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    graphs: dict[str, Graph]
-    files: dict[FileName, Sha256]
 
 
 class JCSMetadata(Metadata):
