@@ -28,7 +28,8 @@ from sqlalchemy import select
 
 from node.phantom import phantom_study, phantom_volume
 from node.stand_in_pacs import find_orthanc, free_port
-from reporting.delivery.scu import Peer, PeerUnreachableError, echo, parcel, store
+from reporting.delivery.scu import PeerUnreachableError, echo, parcel, store
+from scp.peer import Peer
 from store import queries
 from store.database import open_database
 from store.models import AssociationRecord

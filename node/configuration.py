@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError
 from node.routing.rules import Rules, check_names
 from reporting.context import ObjectKind
 from reporting.profiles import WantedObject, expanded
+from scp.peer import ClientTLS, Peer
 
 ENVIRONMENT_PREFIX = "LUNGNODE_"
 NESTED_DELIMITER = "__"
@@ -147,12 +148,31 @@ class CommitmentConfiguration(_Section):
     answer_seconds: Seconds = 60.0
 
 
+class ClientTLSConfiguration(_Section):
+    """A client certificate, and whom the server must be certified by."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    @property
+    def settings(self) -> ClientTLS:
+        """The same for those who connect."""
+        return ClientTLS(self.certificate, self.key, self.ca)
+
+
 class PeerConfiguration(_Section):
-    """A peer by AE title, and where it listens."""
+    """A peer by AE title, where it listens, and TLS where it wants that."""
 
     ae_title: AETitle
     host: str = Field(min_length=1)
     port: Port
+    tls: ClientTLSConfiguration | None = None
+
+    @property
+    def peer(self) -> Peer:
+        """The same for those who connect."""
+        return Peer(self.ae_title, self.host, self.port, None if self.tls is None else self.tls.settings)
 
 
 class QuerySourceConfiguration(PeerConfiguration):
@@ -162,13 +182,10 @@ class QuerySourceConfiguration(PeerConfiguration):
     scope: Literal["study", "series"] = "study"
 
 
-class DestinationConfiguration(_Section):
+class DestinationConfiguration(PeerConfiguration):
     """One PACS that gets results, and which objects it gets."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
-    ae_title: AETitle
-    host: str = Field(min_length=1)
-    port: Port
     objects: Annotated[tuple[WantedObject, ...], AfterValidator(_not_empty)] = ("seg", "gsps", "pm", "sr")
     commitment: CommitmentConfiguration = CommitmentConfiguration()
 
@@ -180,14 +197,6 @@ class OAuth2Configuration(_Section):
     client_id: str = Field(min_length=1)
     client_secret: SecretStr
     scope: str = ""
-
-
-class ClientTLSConfiguration(_Section):
-    """A client certificate, and whom the server must be certified by."""
-
-    certificate: Path | None = None
-    key: Path | None = None
-    ca: Path | None = None
 
 
 class StowDestinationConfiguration(_Section):
@@ -463,10 +472,11 @@ def resolve(configuration: Configuration, base: Path) -> Configuration:
                 update={"engine_cache": base / configuration.screening.engine_cache}
             ),
             "stow_listener": _with_absolute_files(configuration.stow_listener, base),
-            "stow_destinations": tuple(
-                d.model_copy(update={"tls": _with_absolute_files(d.tls, base)})
-                for d in configuration.stow_destinations
-            ),
+            "destinations": _with_absolute_tls(configuration.destinations, base),
+            "stow_destinations": _with_absolute_tls(configuration.stow_destinations, base),
+            "peers": _with_absolute_tls(configuration.peers, base),
+            "query_source": _one_with_absolute_tls(configuration.query_source, base),
+            "dicomweb_source": _one_with_absolute_tls(configuration.dicomweb_source, base),
             "notifications": configuration.notifications.model_copy(
                 update={
                     "template": None
@@ -486,6 +496,17 @@ def _with_absolute_files(section: T, base: Path) -> T:
     if not isinstance(section, BaseModel):
         return section
     return section.model_copy(update={name: base / v for name, v in section if isinstance(v, Path)})
+
+
+def _one_with_absolute_tls(section: T, base: Path) -> T:
+    """The same section with the files of its TLS made absolute."""
+    if not isinstance(section, BaseModel):
+        return section
+    return section.model_copy(update={"tls": _with_absolute_files(getattr(section, "tls", None), base)})
+
+
+def _with_absolute_tls(sections: tuple[T, ...], base: Path) -> tuple[T, ...]:
+    return tuple(_one_with_absolute_tls(section, base) for section in sections)
 
 
 def _absolute(url: URL, base: Path) -> str:

@@ -52,7 +52,7 @@ def destinations_echo(
 
     [bold]Example:[/bold] lungnode destinations echo pacs
     """
-    from reporting.delivery.scu import Peer, PeerUnreachableError, echo
+    from reporting.delivery.scu import PeerUnreachableError, echo
 
     settings = read_configuration(configuration)
     chosen = [d for d in settings.destinations if name in ("", d.name)]
@@ -62,7 +62,7 @@ def destinations_echo(
     answers = []
     for one in chosen:
         try:
-            echo(Peer(one.ae_title, one.host, one.port), settings.listener.ae_title)
+            echo(one.peer, settings.listener.ae_title)
             answers.append({"name": one.name, "answers": True, "why": ""})
         except PeerUnreachableError as error:
             answers.append({"name": one.name, "answers": False, "why": str(error)})

@@ -21,16 +21,16 @@ from node.configuration import (
 from reporting.delivery.commitment import CommitmentPolicy, Committer, take_report
 from reporting.delivery.confirmation import parse_report
 from reporting.delivery.loop import Courier, Destination, Stop
-from reporting.delivery.scu import Peer
-from reporting.delivery.stow import ClientCredentials, ClientTLS, StowSender, StowService, open_session
-from scp.commitment import Address, CommitmentService
+from reporting.delivery.stow import ClientCredentials, StowSender, StowService, open_session
+from scp.commitment import CommitmentService
 from scp.fetched import receive_from
 from scp.gap_check import GapCheck
 from scp.grounds import Grounds
 from scp.pacs_query.asking import Asker
 from scp.pacs_query.dicomweb import DicomwebSource
-from scp.pacs_query.dimse import DimseSource, Remote
+from scp.pacs_query.dimse import DimseSource
 from scp.pacs_query.source import QuerySource
+from scp.peer import Peer
 from scp.receipt import Receiver
 from scp.services import Handler
 from scp.stow_server import StowPolicy, StowServer
@@ -63,9 +63,7 @@ def committers(configuration: Configuration, database: Database, name: str, cloc
         Committer(
             database=database,
             storage=configuration.storage.path,
-            destination=Destination(
-                destination.name, Peer(destination.ae_title, destination.host, destination.port)
-            ),
+            destination=Destination(destination.name, destination.peer),
             who=name,
             calling_ae_title=configuration.listener.ae_title,
             policy=CommitmentPolicy(
@@ -100,7 +98,7 @@ def stow_couriers(configuration: Configuration, database: Database, name: str, c
 
 
 def _stow_service(section: StowDestinationConfiguration | DicomwebSourceConfiguration) -> StowService:
-    given, tls = section.oauth2, section.tls
+    given = section.oauth2
     credentials = None
     if given is not None:
         secret = given.client_secret.get_secret_value()
@@ -108,7 +106,7 @@ def _stow_service(section: StowDestinationConfiguration | DicomwebSourceConfigur
     return StowService(
         section.url.rstrip("/"),
         credentials,
-        ClientTLS(tls.certificate, tls.key, tls.ca),
+        section.tls.settings,
         isinstance(section, StowDestinationConfiguration) and section.compare,
         section.timeout_seconds,
     )
@@ -120,7 +118,7 @@ def commitment_service(configuration: Configuration, database: Database, clock: 
         database,
         configuration.storage.path,
         configuration.listener.ae_title,
-        {peer.ae_title: Address(peer.host, peer.port) for peer in configuration.peers},
+        {peer.ae_title: peer.peer for peer in configuration.peers},
         clock,
     )
 
@@ -195,9 +193,8 @@ def _query_source(configuration: Configuration) -> tuple[QuerySource, receipts.P
         host = urlsplit(web.url).hostname or ""
         return source, receipts.Peer("WADO-RS", host[:64]), web.scope == "study", web.retrieve
     if dimse is not None:
-        remote = Remote(dimse.ae_title, dimse.host, dimse.port)
         how: Literal["get", "move"] = "move" if dimse.retrieve == "move" else "get"
-        asked = DimseSource(remote, configuration.listener.ae_title, retrieve=how)
+        asked = DimseSource(dimse.peer, configuration.listener.ae_title, retrieve=how)
         peer = receipts.Peer(dimse.ae_title, dimse.host)
         return asked, peer, dimse.scope == "study", dimse.retrieve != "off"
     return None

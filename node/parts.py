@@ -123,7 +123,6 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
     """
     from node import pacs_services
     from reporting.delivery.loop import Courier, Destination
-    from reporting.delivery.scu import Peer
 
     poll = configuration.delivery.poll_seconds
     with _part("delivery", configuration) as (database, name):
@@ -131,7 +130,7 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
             Courier(
                 database=database,
                 storage=configuration.storage.path,
-                destination=Destination(d.name, Peer(d.ae_title, d.host, d.port)),
+                destination=Destination(d.name, d.peer),
                 who=name,
                 calling_ae_title=configuration.listener.ae_title,
                 backoff=pacs_services.backoff(configuration),

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.offline import dicom_candidates
-from reporting.delivery.scu import NotSendableError, Parcel, Peer, Verdict, parcel, store
+from reporting.delivery.scu import NotSendableError, Parcel, Verdict, parcel, store
+from scp.peer import Peer
 
 SHOWN_PROBLEMS = 20
 

@@ -18,19 +18,21 @@ from typing import Any
 import structlog
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
-from pynetdicom import AE, build_role, evt
+from pynetdicom import build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from sqlalchemy.exc import SQLAlchemyError
 
 from scp.contexts import TRANSFER_SYNTAXES
 from scp.instances import valid_uid
+from scp.peer import Peer, Timeouts
+from scp.requesting import NoAssociation, association_with
 from scp.services import FurtherService, Handler
 from store import commitment
 from store.commitment import HeldInstance, OpenRequest
 from store.database import Database
 from store.deliveries import Backoff
-from store.receipts import Peer
+from store.receipts import Peer as Sender
 
 LOGGER = structlog.get_logger(__name__)
 
@@ -126,18 +128,11 @@ def event_information(transaction_uid: str, judgement: Judgement) -> Dataset:
     return information
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where a sender listens for reports."""
-
-    host: str
-    port: int
-
-
 class CommitmentService:
     """Takes requests in a listener and reports on them.
 
-    addresses: by AE title, for reports on an association of our own. Call `report_due` now and then.
+    addresses: where senders listen, by AE title, for reports on an association of our own. Call `report_due` now and
+    then.
     """
 
     def __init__(
@@ -145,12 +140,12 @@ class CommitmentService:
         database: Database,
         storage: Path,
         ae_title: str,
-        addresses: Mapping[str, Address],
+        addresses: Mapping[str, Peer],
         now: Callable[[], datetime],
         *,
         backoff: Backoff = Backoff(timedelta(seconds=5), timedelta(minutes=15)),  # noqa: B008 (frozen)
         max_attempts: int = 100,
-        timeout_s: float = 30.0,
+        timeouts: Timeouts = Timeouts(30.0, 30.0, 30.0),  # noqa: B008 (frozen)
     ) -> None:
         self._database = database
         self._storage = storage
@@ -159,7 +154,7 @@ class CommitmentService:
         self._now = now
         self._backoff = backoff
         self._max_attempts = max_attempts
-        self._timeout_s = timeout_s
+        self._timeouts = timeouts
 
     def as_service(self, on_report: Handler | None = None) -> FurtherService:
         """What a listener offers. on_report: handler of N-EVENT-REPORT, for what we asked of others."""
@@ -168,7 +163,7 @@ class CommitmentService:
             handlers.append((evt.EVT_N_EVENT_REPORT, on_report))
         return FurtherService(lambda: (commitment_context(),), tuple(handlers))
 
-    def on_action(self, event: evt.Event, peer: Peer) -> tuple[int, Dataset | None]:
+    def on_action(self, event: evt.Event, peer: Sender) -> tuple[int, Dataset | None]:
         """The EVT_N_ACTION handler: keep the request, answer, report from a thread of its own."""
         try:
             action: Any = event.action_type
@@ -208,7 +203,7 @@ class CommitmentService:
             LOGGER.warning("commitment not reported", calling_ae=request.peer.calling_ae, why=why)
         return len(due)
 
-    def _keep(self, transaction: str, peer: Peer, references: Sequence[tuple[str, str]]) -> int:
+    def _keep(self, transaction: str, peer: Sender, references: Sequence[tuple[str, str]]) -> int:
         now = self._now()
         with self._database.write() as session:
             return commitment.record_request(
@@ -253,22 +248,15 @@ class CommitmentService:
         address = self._addresses.get(request.peer.calling_ae)
         if address is None:
             return f"no address of {request.peer.calling_ae} is configured to report to"
-        ae = AE(ae_title=self._ae_title)
-        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = self._timeout_s
-        association = ae.associate(
-            address.host,
-            address.port,
-            [build_context(STORAGE_COMMITMENT)],
-            ae_title=request.peer.calling_ae,
-            ext_neg=[build_role(STORAGE_COMMITMENT, scp_role=True)],
-        )
-        if not association.is_established:
-            return f"{request.peer.calling_ae} at {address.host}:{address.port} took no association"
+        contexts = [build_context(STORAGE_COMMITMENT)]
+        roles = [build_role(STORAGE_COMMITMENT, scp_role=True)]
         try:
-            return _send(association, request.transaction_uid, self._judged(request))
-        finally:
-            if association.is_established:
-                association.release()
+            with association_with(
+                address, self._ae_title, contexts, self._timeouts, roles=roles
+            ) as association:
+                return _send(association, request.transaction_uid, self._judged(request))
+        except NoAssociation as error:
+            return str(error)
 
 
 def _hold(association: Association, patience_s: float = 2.0) -> bool:

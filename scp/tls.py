@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
+from scp.peer import ClientTLS
 from scp.policy import TLSSettings
 
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
@@ -16,27 +18,42 @@ class TLSUnusable(Exception):
 def server_context(settings: TLSSettings) -> ssl.SSLContext:
     """A context for the listener; asks for a client certificate where a CA is given. Raises TLSUnusable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_TLS12_CIPHERS)
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    _load_identity(context, settings)
+    _restrict(context)
+    _load_identity(context, settings.certificate, settings.key)
     if settings.ca is not None:
-        _load_ca(context, settings)
+        _load_ca(context, settings.ca)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def _load_identity(context: ssl.SSLContext, settings: TLSSettings) -> None:
-    try:
-        context.load_cert_chain(settings.certificate, settings.key)
-    except (OSError, ssl.SSLError) as error:
-        raise TLSUnusable(
-            f"TLS certificate {settings.certificate} with key {settings.key} cannot be used: {error}"
-        ) from error
+def client_context(settings: ClientTLS) -> ssl.SSLContext:
+    """A context to connect with; the other side must show a certificate of its host name. Raises TLSUnusable."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _restrict(context)
+    if settings.certificate is not None:
+        _load_identity(context, settings.certificate, settings.key)
+    if settings.ca is not None:
+        _load_ca(context, settings.ca)
+    else:
+        context.load_default_certs()
+    return context
 
 
-def _load_ca(context: ssl.SSLContext, settings: TLSSettings) -> None:
+def _restrict(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_TLS12_CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+
+
+def _load_identity(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
     try:
-        context.load_verify_locations(settings.ca)
+        context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise TLSUnusable(f"TLS CA file {settings.ca} cannot be used: {error}") from error
+        raise TLSUnusable(f"TLS certificate {certificate} with key {key} cannot be used: {error}") from error
+
+
+def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
+    try:
+        context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise TLSUnusable(f"TLS CA file {ca} cannot be used: {error}") from error

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import ledger
-from store.deliveries import Backoff, DeliveryTaken
+from store.deliveries import Backoff, DeliveryTaken, next_at, take
 from store.models import CommitmentRequest, Delivery, Instance, Result, Study
 from store.receipts import Peer
 from store.results import finish_if_delivered
@@ -42,25 +42,10 @@ class StoredDelivery:
 def claim_stored(
     session: Session, *, who: str, lease: timedelta, destination: str, now: datetime, limit: int = 256
 ) -> list[StoredDelivery]:
-    """Take what is stored at `destination` and due to be asked for, or whose answer is overdue."""
-    rows = session.execute(
-        select(Delivery, Result, Study.study_instance_uid)
-        .join(Result, Result.id == Delivery.result_id)
-        .join(Study, Study.id == Delivery.study_id)
-        .where(
-            Delivery.state == DeliveryState.STORED,
-            Delivery.destination == destination,
-            Delivery.next_attempt_at <= now,
-            or_(Delivery.lease_expires_at.is_(None), Delivery.lease_expires_at < now),
-        )
-        .order_by(Delivery.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=Delivery)
-    ).all()
-    for delivery, _, _ in rows:
-        delivery.claimed_by = who
-        delivery.lease_expires_at = now + lease
-    session.flush()
+    """Take what is stored at `destination` and due to be asked for, or whose answer is overdue, by study."""
+    rows = take(
+        session, DeliveryState.STORED, who=who, lease=lease, now=now, destinations=[destination], limit=limit
+    )
     return [
         StoredDelivery(
             delivery_id=delivery.id,
@@ -75,18 +60,13 @@ def claim_stored(
             transaction_uid=delivery.transaction_uid,
             requests=delivery.commitment_attempts,
         )
-        for delivery, result, study_uid in rows
+        for delivery, result, study_uid in sorted(rows, key=lambda row: (row[0].study_id, row[0].id))
     ]
 
 
 def next_stored_at(session: Session, destination: str) -> datetime | None:
     """When the next stored delivery of a destination falls due; None where none waits."""
-    return session.scalar(
-        select(Delivery.next_attempt_at)
-        .where(Delivery.state == DeliveryState.STORED, Delivery.destination == destination)
-        .order_by(Delivery.next_attempt_at)
-        .limit(1)
-    )
+    return next_at(session, DeliveryState.STORED, [destination])
 
 
 def record_asked(

@@ -77,12 +77,29 @@ def claim_due(
 
     Objects of one study stay together in the order in which they were recorded.
     """
+    rows = take(
+        session, DeliveryState.PENDING, who=who, lease=lease, now=now, destinations=destinations, limit=limit
+    )
+    return [_due(*row) for row in rows]
+
+
+def take(
+    session: Session,
+    state: DeliveryState,
+    *,
+    who: str,
+    lease: timedelta,
+    now: datetime,
+    destinations: Sequence[str],
+    limit: int,
+) -> list[tuple[Delivery, Result, str]]:
+    """Claim due deliveries in `state`, oldest first; each with its result and Study Instance UID."""
     rows = session.execute(
         select(Delivery, Result, Study.study_instance_uid)
         .join(Result, Result.id == Delivery.result_id)
         .join(Study, Study.id == Delivery.study_id)
         .where(
-            Delivery.state == DeliveryState.PENDING,
+            Delivery.state == state,
             Delivery.next_attempt_at <= now,
             Delivery.destination.in_(destinations),
             or_(Delivery.lease_expires_at.is_(None), Delivery.lease_expires_at < now),
@@ -95,14 +112,19 @@ def claim_due(
         delivery.claimed_by = who
         delivery.lease_expires_at = now + lease
     session.flush()
-    return [_due(delivery, result, uid) for delivery, result, uid in rows]
+    return [(delivery, result, study_uid) for delivery, result, study_uid in rows]
 
 
 def next_due_at(session: Session, destinations: Sequence[str]) -> datetime | None:
     """When the next pending delivery falls due; None where none is pending."""
+    return next_at(session, DeliveryState.PENDING, destinations)
+
+
+def next_at(session: Session, state: DeliveryState, destinations: Sequence[str]) -> datetime | None:
+    """When the next delivery in `state` falls due; None where there is none."""
     return session.scalar(
         select(Delivery.next_attempt_at)
-        .where(Delivery.state == DeliveryState.PENDING, Delivery.destination.in_(destinations))
+        .where(Delivery.state == state, Delivery.destination.in_(destinations))
         .order_by(Delivery.next_attempt_at)
         .limit(1)
     )

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from node.audit import Action, Event
 from node.configuration import Configuration, DestinationConfiguration
 from node.web.site import Visit
-from reporting.delivery.scu import Peer, PeerUnreachableError, echo
+from reporting.delivery.scu import PeerUnreachableError, echo
 from store import overview
 
 
@@ -46,9 +46,8 @@ def ask_echo(visit: Visit) -> Response:
 
 
 def _echo(visit: Visit, destination: DestinationConfiguration) -> tuple[str, bool]:
-    peer = Peer(destination.ae_title, destination.host, destination.port)
     try:
-        echo(peer, visit.site.configuration.listener.ae_title)
+        echo(destination.peer, visit.site.configuration.listener.ae_title)
     except PeerUnreachableError as error:
         return str(error), False
     return "answers", True

@@ -13,13 +13,14 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.dsutils import decode
 from pynetdicom.presentation import build_context
 
-from reporting.delivery.scu import Peer
-from scp.pacs_query.dimse import DimseSource, QueryTimeouts, Remote
+from scp.pacs_query.dimse import DimseSource
 from scp.pacs_query.source import FetchedInstance
+from scp.peer import Peer, Timeouts
+from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, association_with
 
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
@@ -72,12 +73,14 @@ class Comparison(enum.Enum):
     ABSENT = "absent"
 
 
+_NETWORK = Timeouts(connect=10.0, association=10.0, answer=30.0)
+
+
 @dataclass(frozen=True)
 class CommitmentTimeouts:
-    """Seconds: for association and answers, and how long to listen for a report on the same association."""
+    """For association and answers, and seconds to listen for a report on the same association."""
 
-    association: float = 10.0
-    answer: float = 30.0
+    network: Timeouts = _NETWORK
     same_association: float = 1.0
 
 
@@ -122,41 +125,38 @@ def request_commitment(
         heard.came.set()
         return 0x0000, None
 
-    ae = AE(ae_title=calling_ae_title)
-    ae.connection_timeout = ae.acse_timeout = timeouts.association
-    ae.dimse_timeout = ae.network_timeout = timeouts.answer
-    association = ae.associate(
-        peer.host,
-        peer.port,
-        [build_context(STORAGE_COMMITMENT)],
-        ae_title=peer.ae_title,
-        evt_handlers=[(evt.EVT_N_EVENT_REPORT, on_report)],
-    )
-    if not association.is_established:
-        if association.is_rejected or association.rejected_contexts:
-            return Request(Reply.NOT_OFFERED, "storage commitment is not accepted")
-        return Request(Reply.UNREACHABLE, f"{peer} could not be reached for storage commitment")
+    contexts = [build_context(STORAGE_COMMITMENT)]
+    handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
     try:
-        if not association.accepted_contexts:
-            return Request(Reply.NOT_OFFERED, "storage commitment is not accepted")
-        status, _ = association.send_n_action(
-            _action(transaction_uid, references),
-            _REQUEST_COMMITMENT,
-            STORAGE_COMMITMENT,
-            STORAGE_COMMITMENT_INSTANCE,
-        )
-        if status.get("Status") is None:
-            # Orthanc aborts for peers that it has no address of
-            return Request(Reply.NOT_OFFERED, "the request for commitment was aborted or not answered")
-        if status.Status != 0x0000:
-            return Request(Reply.NOT_OFFERED, f"the request for commitment got 0x{status.Status:04X}")
-        heard.came.wait(timeouts.same_association)
-        return Request(Reply.ACCEPTED, report=heard.report)
+        with association_with(
+            peer, calling_ae_title, contexts, timeouts.network, handlers=handlers
+        ) as association:
+            status, _ = association.send_n_action(
+                _action(transaction_uid, references),
+                _REQUEST_COMMITMENT,
+                STORAGE_COMMITMENT,
+                STORAGE_COMMITMENT_INSTANCE,
+            )
+            if (refusal := _refusal(status)) is not None:
+                return Request(Reply.NOT_OFFERED, refusal)
+            heard.came.wait(timeouts.same_association)
+            return Request(Reply.ACCEPTED, report=heard.report)
+    except (NothingAccepted, AssociationRejected):
+        return Request(Reply.NOT_OFFERED, "storage commitment is not accepted")
+    except NoAssociation as error:
+        return Request(Reply.UNREACHABLE, f"no storage commitment: {error}")
     except (RuntimeError, ValueError) as error:
         return Request(Reply.UNREACHABLE, f"{peer}: {error}")
-    finally:
-        if association.is_established:
-            association.release()
+
+
+def _refusal(status: Dataset) -> str | None:
+    """Why an N-ACTION was not taken; None where it was."""
+    if status.get("Status") is None:
+        # Orthanc aborts for peers that it has no address of
+        return "the request for commitment was aborted or not answered"
+    if status.Status != 0x0000:
+        return f"the request for commitment got 0x{status.Status:04X}"
+    return None
 
 
 def compare_kept(
@@ -191,9 +191,7 @@ def compare_kept(
 
 def source(peer: Peer, calling_ae_title: str) -> DimseSource:
     """The destination as something to ask."""
-    return DimseSource(
-        Remote(peer.ae_title, peer.host, peer.port), calling_ae_title, timeouts=QueryTimeouts(10.0, 60.0)
-    )
+    return DimseSource(peer, calling_ae_title, timeouts=Timeouts(connect=10.0, association=10.0, answer=60.0))
 
 
 _COERCIBLE = {0x0008: {0x0005, 0x0050, 0x0090, 0x1030}, 0x0020: {0x0010}}

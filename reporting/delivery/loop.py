@@ -15,18 +15,16 @@ from typing import Protocol
 import structlog
 
 from reporting.delivery.scu import (
-    DEFAULT_TIMEOUTS,
     NotSendableError,
     Outcome,
     Parcel,
-    Peer,
     PeerUnreachableError,
-    Timeouts,
     Verdict,
     parcel,
     store,
 )
 from reporting.profiles import FALLBACKS
+from scp.peer import DEFAULT_TIMEOUTS, Peer, Timeouts
 from store import deliveries
 from store.database import Database
 from store.deliveries import Backoff, DeliveryTaken, DueDelivery

@@ -16,11 +16,11 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
-from reporting.delivery import checkpoint
+from scp.peer import DEFAULT_TIMEOUTS, Peer, Timeouts
+from scp.requesting import NoAssociation, NothingAccepted, associate, leave
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _MAX_CONTEXTS = 128
@@ -28,30 +28,6 @@ _MAX_CONTEXTS = 128
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _SOP_CLASS_NOT_SUPPORTED = 0x0122
 _WARNINGS = {0xB000: "coerced data elements", 0xB006: "dropped elements", 0xB007: "data set and class differ"}
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Another DICOM application entity, as configured or given on the command line."""
-
-    ae_title: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.ae_title}@{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds to wait: for the TCP connection, for an association answer, for a DIMSE answer."""
-
-    connect: float = 10.0
-    association: float = 20.0
-    answer: float = 60.0
-
-
-DEFAULT_TIMEOUTS = Timeouts()
 
 
 class Verdict(enum.Enum):
@@ -89,10 +65,6 @@ class PeerUnreachableError(Exception):
     """No association: the peer is away, rejects us, or cannot be reached. One line that says which."""
 
 
-class _NothingAcceptedError(PeerUnreachableError):
-    """The peer answered, but takes none of the presentation contexts; there is no association to speak of."""
-
-
 class NotSendableError(Exception):
     """A file that cannot be sent; one line with the reason."""
 
@@ -119,13 +91,16 @@ def parcel(path: Path) -> Parcel:
 
 def echo(peer: Peer, calling_ae_title: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
     """C-ECHO (PS3.7 9.1.5). Raises PeerUnreachableError."""
-    association = _associate(peer, calling_ae_title, [build_context(_VERIFICATION)], timeouts)
+    try:
+        association = associate(peer, calling_ae_title, [build_context(_VERIFICATION)], timeouts)
+    except NoAssociation as error:
+        raise PeerUnreachableError(str(error)) from None
     try:
         status = association.send_c_echo() if association.accepted_contexts else Dataset()
     except (RuntimeError, ValueError) as error:
         raise PeerUnreachableError(f"{peer}: C-ECHO could not be sent: {error}") from None
     finally:
-        _leave(association)
+        leave(association)
     if status.get("Status") != 0x0000:
         answer = f"0x{status.Status:04X}" if "Status" in status else "no answer"
         raise PeerUnreachableError(f"{peer}: C-ECHO was not answered with success ({answer})")
@@ -143,44 +118,17 @@ def store(
     """
     for batch in _batches(parcels):
         try:
-            association = _associate(peer, calling_ae_title, _contexts(batch), timeouts)
-        except _NothingAcceptedError:
+            association = associate(peer, calling_ae_title, _contexts(batch), timeouts)
+        except NothingAccepted:
             yield from (_not_accepted(item) for item in batch)
             continue
+        except NoAssociation as error:
+            raise PeerUnreachableError(str(error)) from None
         try:
             for item in batch:
                 yield _send(association, item)
         finally:
-            _leave(association)
-
-
-def _associate(
-    peer: Peer, calling_ae_title: str, contexts: list[PresentationContext], timeouts: Timeouts
-) -> Association:
-    entity = AE(ae_title=calling_ae_title)
-    entity.connection_timeout = timeouts.connect
-    entity.acse_timeout = timeouts.association
-    entity.dimse_timeout = timeouts.answer
-    entity.network_timeout = timeouts.answer
-    try:
-        association = entity.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title)
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise PeerUnreachableError(f"{peer}: {error}") from None
-    if association.is_established:
-        checkpoint.guard(association)
-        return association
-    if association.is_rejected:
-        answer = association.acceptor.primitive
-        why = f": {answer.reason_str}" if answer else ""
-        raise PeerUnreachableError(f"{peer}: rejected the association{why}")
-    if association.acceptor.primitive is not None:
-        raise _NothingAcceptedError(f"{peer}: accepted none of the SOP classes offered")
-    raise PeerUnreachableError(f"{peer}: no association; it is away, or nothing DICOM listens there")
-
-
-def _leave(association: Association) -> None:
-    if association.is_established:
-        association.release()
+            leave(association)
 
 
 def _wishes(item: Parcel) -> tuple[tuple[str, str], ...]:

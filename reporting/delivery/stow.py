@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from reporting.delivery.confirmation import FAILURE_REASONS, altered
 from reporting.delivery.scu import Outcome, Parcel, PeerUnreachableError, Verdict
+from scp.peer import SYSTEM_TRUST, ClientTLS
 
 _SOP_CLASS_NOT_SUPPORTED = 0x0122
 _NOT_FOR_US = (401, 403, 407)
@@ -34,21 +35,12 @@ class ClientCredentials:
 
 
 @dataclass(frozen=True)
-class ClientTLS:
-    """Mutual TLS. ca: whom the server must be certified by; None for those that the system trusts."""
-
-    certificate: Path | None = None
-    key: Path | None = None
-    ca: Path | None = None
-
-
-@dataclass(frozen=True)
 class StowService:
     """A DICOMweb server. url: up to before /studies. compare: retrieve what was stored and compare (WADO-RS)."""
 
     url: str
     credentials: ClientCredentials | None = None
-    tls: ClientTLS = ClientTLS()
+    tls: ClientTLS = SYSTEM_TRUST
     compare: bool = True
     timeout_s: float = 60.0
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydicom.dataset import Dataset
-from pynetdicom import AE, build_role, evt
+from pynetdicom import build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from scp.contexts import SCREENED_CLASSES, TRANSFER_SYNTAXES
 from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement, SourceUnreachable
+from scp.peer import Peer, Timeouts
+from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, association_with
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -32,38 +34,21 @@ _MEANINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A PACS by AE title and address."""
-
-    ae_title: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.ae_title}@{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class QueryTimeouts:
-    """Seconds to wait: for connection and association, for a DIMSE answer."""
-
-    association: float = 5.0
-    answer: float = 30.0
+QUERY_TIMEOUTS = Timeouts(connect=5.0, association=5.0, answer=30.0)
 
 
 @dataclass(frozen=True)
 class DimseSource:
     """A PACS that is asked by DIMSE. retrieve: how missing instances come; move needs our address known there."""
 
-    remote: Remote
+    peer: Peer
     calling_ae: str
     retrieve: Literal["get", "move"] = "get"
-    timeouts: QueryTimeouts = QueryTimeouts()
+    timeouts: Timeouts = QUERY_TIMEOUTS
 
     @property
     def name(self) -> str:
-        return str(self.remote)
+        return str(self.peer)
 
     def series(self, study_instance_uid: str) -> tuple[SeriesStatement, ...]:
         """The series of a study, with NumberOfSeriesRelatedInstances where the PACS tells it (PS3.4 C.3.4)."""
@@ -97,9 +82,9 @@ class DimseSource:
                     if _code(status) in _PENDING and identifier is not None:
                         answers.append(identifier)
                     elif _code(status) not in (*_PENDING, 0x0000):
-                        raise QueryFailed(f"{self.remote}: C-FIND: {_said(status)}")
+                        raise QueryFailed(f"{self.peer}: C-FIND: {_said(status)}")
             except (RuntimeError, ValueError) as error:
-                raise QueryFailed(f"{self.remote}: C-FIND: {error}") from None
+                raise QueryFailed(f"{self.peer}: C-FIND: {error}") from None
             return answers
 
     def fetch(
@@ -150,38 +135,32 @@ class DimseSource:
             for status, _ in ask():  # noqa: B007 - the last one counts
                 pass
         except (RuntimeError, ValueError) as error:
-            raise QueryFailed(f"{self.remote}: {verb}: {error}") from None
+            raise QueryFailed(f"{self.peer}: {verb}: {error}") from None
         if _code(status) != 0x0000:
             failed = status.get("NumberOfFailedSuboperations")
             detail = f", {failed} not sent" if failed else ""
-            raise QueryFailed(f"{self.remote}: {verb}: {_said(status)}{detail}")
+            raise QueryFailed(f"{self.peer}: {verb}: {_said(status)}{detail}")
 
     @contextmanager
     def _association(
         self, contexts: list[Any], roles: list[Any] | None = None, handlers: list[Any] | None = None
     ) -> Iterator[Association]:
-        ae = AE(ae_title=self.calling_ae)
-        ae.connection_timeout = ae.acse_timeout = self.timeouts.association
-        ae.dimse_timeout = ae.network_timeout = self.timeouts.answer
-        association = ae.associate(
-            self.remote.host,
-            self.remote.port,
-            contexts,
-            ae_title=self.remote.ae_title,
-            ext_neg=roles,
-            evt_handlers=handlers,
-        )
-        if not association.is_established:
-            if association.is_rejected:
-                raise QueryFailed(f"{self.remote} rejected our association")
-            if association.rejected_contexts:
-                raise QueryFailed(f"{self.remote} does not offer this query")
-            raise SourceUnreachable(f"{self.remote} could not be reached")
         try:
-            yield association
-        finally:
-            if association.is_established:
-                association.release()
+            with association_with(
+                self.peer,
+                self.calling_ae,
+                contexts,
+                self.timeouts,
+                roles=roles or (),
+                handlers=handlers or (),
+            ) as association:
+                yield association
+        except NothingAccepted:
+            raise QueryFailed(f"{self.peer} does not offer this query") from None
+        except AssociationRejected as error:
+            raise QueryFailed(str(error)) from None
+        except NoAssociation as error:
+            raise SourceUnreachable(str(error)) from None
 
 
 def _image_keys(study_instance_uid: str, series_instance_uid: str) -> Dataset:

@@ -18,8 +18,8 @@ from node.phantom import phantom_study, phantom_volume
 from node.stand_in_pacs import StorageSCP, free_port
 from node.worker import Worker
 from reporting.delivery.loop import Courier, Destination
-from reporting.delivery.scu import Peer, Timeouts
 from scp.completeness import CompletenessPolicy, complete_due
+from scp.peer import Timeouts
 from store import processes, receipts
 from store.database import Database, open_database
 from store.deliveries import Backoff
@@ -199,9 +199,7 @@ def _work(node: ShownNode, *, archive: bool, ward: bool) -> None:
         courier = Courier(
             database=node.database,
             storage=settings.storage.path,
-            destination=Destination(
-                destination.name, Peer(destination.ae_title, destination.host, destination.port)
-            ),
+            destination=Destination(destination.name, destination.peer),
             who="delivery-1@test",
             calling_ae_title="LUNGNODE",
             backoff=Backoff(5 * SECOND, 900 * SECOND),

@@ -19,10 +19,11 @@ from pydicom.dataset import Dataset
 from node.configuration import Configuration
 from node.pacs_services import commitment_service, grounds, report_handler
 from node.stand_in_pacs import find_orthanc, free_port
-from reporting.delivery.scu import Peer, parcel, store
+from reporting.delivery.scu import parcel, store
 from scp.commitment import CommitmentService
 from scp.grounds import Grounds
 from scp.listener import Listener
+from scp.peer import Peer
 from scp.policy import ListenerPolicy
 from store.database import Database, open_database
 from store.migrations import upgrade

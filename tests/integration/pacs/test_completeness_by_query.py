@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from reporting.delivery.scu import Peer, parcel, store
+from reporting.delivery.scu import parcel, store
 from scp.completeness import CompletenessPolicy, complete_due
-from scp.pacs_query.dimse import DimseSource, Remote
+from scp.pacs_query.dimse import DimseSource
 from scp.pacs_query.source import QueryFailed
+from scp.peer import Peer
 from store import queries, revisions
 from store.states import StudyState
 
@@ -104,6 +105,6 @@ def test_a_move_to_a_destination_that_the_pacs_does_not_know_is_named(
 ) -> None:
     path = written(1)
     pacs.keep(path)
-    source = DimseSource(Remote(pacs.peer.ae_title, "127.0.0.1", pacs.peer.port), "NOBODY", retrieve="move")
+    source = DimseSource(pacs.peer, "NOBODY", retrieve="move")
     with pytest.raises(QueryFailed, match=r"C-MOVE|rejected|not offer"):
         source.fetch(STUDY, f"{STUDY}.1", [parcel(path).sop_instance_uid], lambda instance: 0)

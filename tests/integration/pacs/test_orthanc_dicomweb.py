@@ -12,11 +12,12 @@ import pytest
 import requests
 from pydicom.dataset import Dataset
 
-from reporting.delivery.scu import Peer, Verdict, parcel, store
+from reporting.delivery.scu import Verdict, parcel, store
 from reporting.delivery.stow import StowSender, StowService
 from scp.completeness import CompletenessPolicy, complete_due
 from scp.pacs_query.dicomweb import DicomwebSource
 from scp.pacs_query.source import SourceUnreachable
+from scp.peer import Peer
 
 pytestmark = pytest.mark.orthanc
 

@@ -20,7 +20,8 @@ from tiny_packages import SYSTEMS, write_package
 from node.phantom import phantom_study, phantom_volume
 from node.sending import SendReport, send_folder
 from node.stand_in_pacs import PACS, find_orthanc, free_port, open_pacs
-from reporting.delivery.scu import Peer, PeerUnreachableError, Timeouts, echo
+from reporting.delivery.scu import PeerUnreachableError, echo
+from scp.peer import Peer, Timeouts
 from store import migrations, queries
 from store.database import Database, open_database
 from store.states import StudyState

@@ -16,7 +16,7 @@ import pytest
 
 from engine.loading import load_series
 from node.stand_in_pacs import PACS, StorageSCP, free_port
-from reporting.delivery.scu import Peer
+from scp.peer import Peer
 from store.states import DeliveryState, StudyState
 
 SEG, GSPS, PM, SR = (

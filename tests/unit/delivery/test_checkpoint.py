@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from reporting.delivery.checkpoint import Checkpoint
+from scp.checkpoint import Checkpoint
 
 
 def test_the_reactor_stands_still_from_clear_to_set() -> None:

@@ -14,7 +14,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from reporting.delivery.loop import Courier, Destination
-from reporting.delivery.scu import Peer, Timeouts
+from scp.peer import Peer, Timeouts
 from store import claims, migrations, queries, receipts, results, revisions
 from store.database import Database, open_database
 from store.deliveries import Backoff

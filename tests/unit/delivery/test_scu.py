@@ -10,16 +10,8 @@ import pytest
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 from pynetdicom import AllStoragePresentationContexts
 
-from reporting.delivery.scu import (
-    NotSendableError,
-    Peer,
-    PeerUnreachableError,
-    Timeouts,
-    Verdict,
-    echo,
-    parcel,
-    store,
-)
+from reporting.delivery.scu import NotSendableError, PeerUnreachableError, Verdict, echo, parcel, store
+from scp.peer import Peer, Timeouts
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"

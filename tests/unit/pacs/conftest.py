@@ -14,7 +14,7 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext
 
-from reporting.delivery.scu import Peer
+from scp.peer import Peer
 from store import claims, receipts, results, revisions
 from store.database import Database, open_database
 from store.migrations import upgrade

@@ -15,13 +15,13 @@ from pynetdicom.presentation import build_context
 
 from scp.commitment import (
     STORAGE_COMMITMENT,
-    Address,
     CommitmentService,
     RequestRefused,
     judge,
     parse_request,
 )
 from scp.listener import Listener
+from scp.peer import Peer, Timeouts
 from scp.policy import ListenerPolicy
 from store.commitment import HeldInstance
 from store.database import Database
@@ -76,8 +76,10 @@ def service_with(
 ) -> Iterator[Callable[..., tuple[CommitmentService, int]]]:
     listeners = []
 
-    def start(**addresses: Address) -> tuple[CommitmentService, int]:
-        service = CommitmentService(database, tmp_path, "LUNGNODE", addresses, clock, timeout_s=5.0)
+    def start(**addresses: Peer) -> tuple[CommitmentService, int]:
+        service = CommitmentService(
+            database, tmp_path, "LUNGNODE", addresses, clock, timeouts=Timeouts(5.0, 5.0, 5.0)
+        )
         listener = Listener(
             ListenerPolicy("LUNGNODE", port=0, reserve_bytes=0, grace_seconds=0.2),
             database,
@@ -157,7 +159,7 @@ def test_a_sender_that_left_is_called(
     context = build_context(STORAGE_COMMITMENT)
     context.scu_role = context.scp_role = True
     own = start_server([context], [(evt.EVT_N_EVENT_REPORT, sender.on_report)], ae_title="CT1")
-    service, port = service_with(CT1=Address("127.0.0.1", own.peer.port))
+    service, port = service_with(CT1=Peer("CT1", "127.0.0.1", own.peer.port))
     silent = Sender()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scp.commitment._hold", lambda association: False)
@@ -202,9 +204,11 @@ def test_a_request_survives_the_end_of_the_process(
     context = build_context(STORAGE_COMMITMENT)
     context.scu_role = context.scp_role = True
     own = start_server([context], [(evt.EVT_N_EVENT_REPORT, sender.on_report)], ae_title="CT1")
-    address = Address("127.0.0.1", own.peer.port)
+    address = Peer("CT1", "127.0.0.1", own.peer.port)
     clock.forward(60)
-    after_restart = CommitmentService(database, tmp_path, "LUNGNODE", {"CT1": address}, clock, timeout_s=5.0)
+    after_restart = CommitmentService(
+        database, tmp_path, "LUNGNODE", {"CT1": address}, clock, timeouts=Timeouts(5.0, 5.0, 5.0)
+    )
     assert after_restart.report_due() == 1
     assert sender.came.wait(5.0)
 

@@ -17,6 +17,7 @@ from reporting.delivery.commitment import MAX_REQUESTS, CommitmentPolicy, Commit
 from reporting.delivery.confirmation import STORAGE_COMMITMENT, CommitmentTimeouts, Report, parse_report
 from reporting.delivery.loop import Destination
 from scp.pacs_query.dimse import FIND, GET
+from scp.peer import Timeouts
 from store import commitment, deliveries, queries
 from store.database import Database
 from store.deliveries import Backoff
@@ -24,7 +25,7 @@ from store.states import DeliveryState, StudyState
 
 ANSWER = timedelta(seconds=60)
 BACKOFF = Backoff(timedelta(seconds=5), timedelta(minutes=15))
-QUICK = CommitmentTimeouts(association=2.0, answer=2.0, same_association=0.3)
+QUICK = CommitmentTimeouts(Timeouts(2.0, 2.0, 2.0), same_association=0.3)
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
 
 
