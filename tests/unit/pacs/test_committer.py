@@ -230,7 +230,7 @@ def test_a_pacs_that_is_away_is_asked_later_for_ever(
         clock.forward(3600)
     state, each, errors = states(database, stored.study_instance_uid)
     assert (state, each) == (StudyState.DELIVERING, [DeliveryState.STORED] * 2)
-    assert all("could not be reached" in e for e in errors)
+    assert all("no association" in e for e in errors)
 
 
 def test_a_report_on_the_same_association(
