@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,16 +54,30 @@ def run_slices(
     A runner that is out of memory gets half as many slices from there on. Raises RunnerFailed.
     """
     top, left, bottom, right = box
+
+    def call(slices: npt.NDArray[np.intp]) -> Output:
+        crop = np.ascontiguousarray(hu[slices, top:bottom, left:right])
+        return Output(graph, runner.run(graph, {"hu": crop}))
+
+    return in_batches(call, indices, batch)
+
+
+def in_batches(
+    call: Callable[[npt.NDArray[np.intp]], Output], indices: npt.NDArray[np.intp], batch: int
+) -> Iterator[tuple[npt.NDArray[np.intp], Output]]:
+    """Call with at most `batch` of the indices at a time; yields (indices, outputs).
+
+    After OutOfDeviceMemory with half as many from there on, and the same again; with one it is raised.
+    """
     start = 0
     while start < len(indices):
-        slices = indices[start : start + batch]
-        crop = np.ascontiguousarray(hu[slices, top:bottom, left:right])
+        some = indices[start : start + batch]
         try:
-            output = runner.run(graph, {"hu": crop})
+            output = call(some)
         except OutOfDeviceMemory:
             if batch == 1:
                 raise
             batch //= 2
             continue
-        yield slices, Output(graph, output)
-        start += len(slices)
+        yield some, output
+        start += len(some)
