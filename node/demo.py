@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,53 +17,56 @@ from typing import Any
 import pydicom
 import yaml
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import select
 
 from node.configuration import installed_models
+from node.demo_account import (
+    DemoAccount,
+    DemoError,
+    Stage,
+    delivered_account,
+    kept_objects,
+    kept_picture,
+    print_account,
+    stages_after_sending,
+    transition_times,
+)
 from node.offline import dicom_candidates
-from node.outbox import PICTURE
 from node.phantom import phantom_study, phantom_volume
 from node.sending import SendReport, send_folder
-from node.stand_in_pacs import LOOPBACK, PACS, StoredObject, free_port, open_pacs
-from node.verdicts import verdict_lines
-from reporting.delivery.scu import Peer, PeerUnreachableError, Timeouts, echo
-from store import queries
+from node.stand_in_pacs import LOOPBACK, PACS, free_port, open_pacs
+from reporting.delivery.scu import PeerUnreachableError, echo
+from scp.peer import Peer, Timeouts
 from store.database import Database, open_database
-from store.models import Result, Revision, Screening, Study, Transition
-from store.queries import StudyAccount
+from store.models import Study
 from store.states import StudyState
 
 QUIET_SECONDS = 2.0
 START_SECONDS = 60.0
 RESULT_SECONDS = 900.0
-PICTURE_SECONDS = 20.0
 NODE_AE_TITLE = "LUNGNODE"
 SENDER_AE_TITLE = "SCANNER"
 ENDED = (StudyState.DELIVERED, StudyState.SKIPPED, StudyState.FAILED)
 
 
-class DemoError(Exception):
-    """The demonstration did not reach its end; one line with the reason."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the way of a study, seconds."""
-
-    name: str
-    seconds: float
-
-
 def run_demo(
-    data: Path | None, out: Path, slices: int, models: Sequence[Path] = (), *, orthanc: bool | None = None
-) -> None:
-    """Run the demonstration; pictures and result objects go to `out`.
+    data: Path | None,
+    out: Path,
+    slices: int,
+    models: Sequence[Path] = (),
+    *,
+    orthanc: bool | None = None,
+    console: Console | None = None,
+) -> list[DemoAccount]:
+    """Run the demonstration; pictures and result objects go to `out`. An account of each study.
 
     data: folder to send, None for the phantom. models: packages, empty for the compact ones of the installation.
-    Raises DemoError and node.offline.NoFilesError.
+    console: where it is told as it goes; standard output where None. Raises DemoError and node.offline.NoFilesError.
     """
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
+    if data is not None:
+        dicom_candidates(data)  # a wrong folder is told before anything starts
+    accounts = []
     with tempfile.TemporaryDirectory(prefix="lungnode-demo-") as name:
         folder = Path(name)
         with open_pacs(folder / "pacs", orthanc=orthanc) as pacs, _running_node(folder, pacs, models) as node:
@@ -81,7 +83,9 @@ def run_demo(
                 for number, uid in enumerate(uids, start=1):
                     target = out if len(uids) == 1 else out / str(number)
                     _await_end(database, uid, node, console)
-                    _account(database, uid, pacs, target, [sending], sent_at, node, console)
+                    accounts.append(_account(database, uid, pacs, target, sending, sent_at, node))
+                    print_account(accounts[-1], console)
+    return accounts
 
 
 @dataclass(frozen=True)
@@ -213,117 +217,19 @@ def _await_end(database: Database, uid: str, node: _Node, console: Console) -> N
 
 
 def _account(
-    database: Database,
-    uid: str,
-    pacs: PACS,
-    out: Path,
-    stages: list[Stage],
-    sent_at: datetime,
-    node: _Node,
-    console: Console,
-) -> None:
-    """Print what became of the study, and put its picture and result objects into `out`."""
-    with database.read() as session:
-        account = queries.why(session, uid)
-    if account.study.state is not StudyState.DELIVERED:
-        raise DemoError(f"the study is {account.study.state.value}: {account.study.reason}")
+    database: Database, uid: str, pacs: PACS, out: Path, sending: Stage, sent_at: datetime, node: _Node
+) -> DemoAccount:
+    """What became of the study, with its picture and result objects in `out`. Raises DemoError."""
+    account = delivered_account(database, uid)
     summary = account.screenings[-1].summary
-    console.print()
-    for line in [*verdict_lines(summary), f"Series      {summary['series_choice']}"]:
-        console.print(line)
-    stored = _stored_results(account, pacs)
     out.mkdir(parents=True, exist_ok=True)
-    files = _keep_objects(account, pacs, out)
-    picture = _keep_picture(database, uid, node, out)
-    console.print()
-    console.print(_objects_table(account, stored, files, pacs))
-    console.print()
-    console.print(_stages_table([*stages, *_stages(database, uid, summary, sent_at)], sent_at, database, uid))
-    console.print(f"\npicture   {picture}")
-
-
-def _stored_results(account: StudyAccount, pacs: PACS) -> dict[str, StoredObject]:
-    """What the PACS itself says that it holds of our results. Raises DemoError where one is missing."""
-    held = {item.sop_instance_uid: item for item in pacs.instances(account.study.study_instance_uid)}
-    missing = [d.kind for d in account.deliveries if d.sop_instance_uid not in held]
-    if missing:
-        raise DemoError(f"{pacs.name} answered success but does not hold {', '.join(missing)}")
-    return held
-
-
-def _keep_objects(account: StudyAccount, pacs: PACS, out: Path) -> dict[str, Path]:
-    """Fetch the results from the PACS into `out`, so that they can be opened in a viewer."""
-    files = {}
-    for line in account.deliveries:
-        files[line.kind] = out / f"{line.kind}.dcm"
-        pacs.read(line.sop_instance_uid).save_as(files[line.kind], enforce_file_format=True)
-    return files
-
-
-def _keep_picture(database: Database, uid: str, node: _Node, out: Path) -> Path:
-    with database.read() as session:
-        result = session.scalars(
-            select(Result.path)
-            .join(Screening, Screening.id == Result.screening_id)
-            .join(Revision, Revision.id == Screening.revision_id)
-            .join(Study, Study.id == Revision.study_id)
-            .where(Study.study_instance_uid == uid)
-            .limit(1)
-        ).one()
-    drawn = (node.storage / result).parent / PICTURE
-    deadline = time.monotonic() + PICTURE_SECONDS
-    while not drawn.is_file():
-        if time.monotonic() > deadline:
-            raise DemoError("the worker drew no picture")
-        time.sleep(0.05)
-    return Path(shutil.copy(drawn, out / PICTURE))
-
-
-def _objects_table(
-    account: StudyAccount, stored: dict[str, StoredObject], files: dict[str, Path], pacs: PACS
-) -> Table:
-    table = Table(title=f"Stored in {pacs.name}", title_justify="left", show_edge=False, pad_edge=False)
-    for column in ("object", "modality", "series", "kB", "copy"):
-        table.add_column(column)
-    for line in account.deliveries:
-        item, path = stored[line.sop_instance_uid], files[line.kind]
-        size = f"{path.stat().st_size / 1000:.0f}"
-        table.add_row(line.kind, item.modality, item.series_description, size, str(path))
-    return table
-
-
-def _stages(database: Database, uid: str, summary: dict[str, Any], sent_at: datetime) -> list[Stage]:
-    """The stages from the last C-STORE to the last result in the PACS, from the store's transitions."""
-    at = _transition_times(database, uid)
-    inside = [Stage(name, seconds) for name, seconds in summary["timings_s"].items()]
-    screening = (at[StudyState.DELIVERING] - at[StudyState.SCREENING]).total_seconds()
-    return [
-        Stage("waiting for quiet", (at[StudyState.COMPLETE] - sent_at).total_seconds()),
-        Stage("waiting for the worker", (at[StudyState.SCREENING] - at[StudyState.COMPLETE]).total_seconds()),
-        *inside,
-        Stage("writing the results", screening - sum(stage.seconds for stage in inside)),
-        Stage("delivery", (at[StudyState.DELIVERED] - at[StudyState.DELIVERING]).total_seconds()),
-    ]
-
-
-def _transition_times(database: Database, uid: str) -> dict[StudyState, datetime]:
-    """When the study came into each state, last."""
-    with database.read() as session:
-        rows = session.execute(
-            select(Transition.after, Transition.at)
-            .join(Study, Study.id == Transition.study_id)
-            .where(Study.study_instance_uid == uid)
-            .order_by(Transition.id)
-        )
-        return dict(rows.tuples().all())
-
-
-def _stages_table(stages: Iterable[Stage], sent_at: datetime, database: Database, uid: str) -> Table:
-    table = Table(title="Time", title_justify="left", show_edge=False, pad_edge=False, show_footer=True)
-    delivered = _transition_times(database, uid)[StudyState.DELIVERED]
-    total = (delivered - sent_at).total_seconds() - QUIET_SECONDS
-    table.add_column("stage", footer="last C-STORE to last result in the PACS, quiet time apart")
-    table.add_column("s", justify="right", footer=f"{total:.2f}")
-    for stage in stages:
-        table.add_row(stage.name.replace("_", " "), f"{stage.seconds:.2f}")
-    return table
+    at = transition_times(database, uid)
+    return DemoAccount(
+        study_instance_uid=uid,
+        pacs=pacs.name,
+        summary=summary,
+        objects=kept_objects(account, pacs, out),
+        stages=(sending, *stages_after_sending(at, summary["timings_s"], sent_at)),
+        seconds=(at[StudyState.DELIVERED] - sent_at).total_seconds() - QUIET_SECONDS,
+        picture=kept_picture(database, uid, node.storage, out),
+    )

@@ -43,22 +43,25 @@ def engines_list(configuration: ConfigOption = None, as_json: JsonOption = False
 def engines_build(
     configuration: ConfigOption = None,
     again: bool = typer.Option(False, "--again", help="Try engines anew that were refused or failed before."),
+    as_json: JsonOption = False,
 ) -> None:
     """Build and verify what the configured packages need on this machine; those that are ready stay.
 
     [bold]Example:[/bold] lungnode engines build
     """
-    from engine.builder import open_builder
+    from engine.builder import list_engines, open_builder
     from engine.packages import read_package
     from node.casework import engine_options
 
     settings = read_configuration(configuration)
     options = engine_options(settings)
-    builder = open_builder(options, lambda record: typer.echo(_line(record)))
+    builder = open_builder(options, lambda record: typer.echo(_line(record), err=as_json))
     for path in settings.models:
         package = read_package(path)
         for graph in package.metadata.graphs:
             builder.ensure(package, graph, options.precision, again=again)
+    if as_json:
+        say("", [_plain(record) for record in list_engines(options.cache)], as_json)
 
 
 @engines.command("verify")

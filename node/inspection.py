@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.engine import make_url
 
+from node.command_options import CommandError
 from node.configuration import Configuration
 from node.verdicts import verdict_lines
 from store import processes, queries
@@ -36,7 +39,12 @@ class Answer:
 
 @contextmanager
 def opened(configuration: Configuration) -> Iterator[Database]:
-    """The store of the configuration, brought up to date."""
+    """The store of the configuration. Raises CommandError where there is none, store.migrations.SchemaMismatch."""
+    url = make_url(configuration.database.url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise CommandError(
+            f"{url.database}: there is no store yet; start the node, or name its file with --config"
+        )
     database = open_database(configuration.database.url)
     try:
         yield database

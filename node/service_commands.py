@@ -1,4 +1,4 @@
-"""`lungnode install-service`: lay out the services for systemd."""
+"""`lungnode serve` and `install-service`: the node as a process, and as services of systemd."""
 
 from __future__ import annotations
 
@@ -8,10 +8,37 @@ from typing import Annotated
 
 import typer
 
+from node.command_options import CommandError, ConfigOption, JsonOption, read_configuration, say
+
 
 def add_service_commands(app: typer.Typer) -> None:
-    """Put `install-service` beside the other commands."""
+    """Put `serve` and `install-service` beside the other commands."""
+    app.command()(serve)
     app.command("install-service")(install_service)
+
+
+def serve(
+    configuration: ConfigOption = None,
+    only: Annotated[
+        str, typer.Option(help="Run one part in the foreground: listener, worker, delivery or web.")
+    ] = "",
+) -> None:
+    """Run the node in the foreground: listener, worker, delivery. SIGTERM stops it cleanly, SIGHUP rereads the file.
+
+    [bold]Example:[/bold] lungnode serve --config config.yaml
+    """
+    from functools import partial
+
+    from node.parts import PARTS
+    from node.serve import run_part, serve_all
+
+    reread = partial(read_configuration, configuration)
+    settings = reread()
+    if not only:
+        raise typer.Exit(serve_all(settings, reread))
+    if only not in PARTS:
+        raise CommandError(f"{only!r} is no part of the node; allowed are {', '.join(PARTS)}")
+    run_part(only, settings, reread)
 
 
 def install_service(
@@ -25,6 +52,7 @@ def install_service(
         Path, typer.Option(help="Lay everything out below this folder and start nothing.")
     ] = Path("/"),
     start: Annotated[bool, typer.Option(help="Enable and start the services.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Lay out the systemd services: units, user, folders, and a configuration where there is none.
 
@@ -33,15 +61,16 @@ def install_service(
     from node.service_layout import install, run_program, system_layout, user_layout
 
     layout = user_layout(configuration) if user else system_layout(configuration, root)
-    for line in install(layout, Path(sys.argv[0]).resolve()):
-        print(line)
-    if root != Path("/"):
-        return
+    done = install(layout, Path(sys.argv[0]).resolve())
     manager = ["systemctl", "--user"] if user else ["systemctl"]
-    if start:
+    command = " ".join(manager)
+    started = start and root == Path("/")
+    if started:
         run_program(*manager, "daemon-reload")
         run_program(*manager, "enable", "--now", "lungnode.target")
-        print("the services run: " + " ".join([*manager, "status", "'lungnode*'"]))
+        ending = [f"the services run: {command} status 'lungnode*'"]
+    elif root == Path("/"):
+        ending = [f"start them: {command} daemon-reload && {command} enable --now lungnode.target"]
     else:
-        command = " ".join(manager)
-        print(f"start them: {command} daemon-reload && {command} enable --now lungnode.target")
+        ending = []
+    say("\n".join([*done, *ending]), {"done": done, "started": started}, as_json)

@@ -39,9 +39,3 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["discordant"]:
         lines.append("The two systems disagree.")
     return [*lines, NOTICE]
-
-
-def print_verdicts(summary: Mapping[str, Any]) -> None:
-    """Print `verdict_lines`."""
-    for line in verdict_lines(summary):
-        print(line)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from node.command_options import ConfigOption, JsonOption, read_configuration, say
 
 if TYPE_CHECKING:
     from node.routing.matching import SeriesRoute, StudyRoute
@@ -28,33 +31,33 @@ def _group() -> None:
 @rules.command("test")
 def test(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of DICOM files, searched through.")],
-    configuration: Annotated[
-        Path | None, typer.Option("--config", "-c", envvar="LUNGNODE_CONFIG", help="Configuration file.")
-    ] = None,
+    configuration: ConfigOption = None,
     calling_ae: Annotated[str, typer.Option(help="AE title that the files would come from.")] = "",
     at: Annotated[
         datetime | None, typer.Option(help="When they would arrive, in local time; now where left out.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Explain what would happen to a folder of DICOM files and why; nothing is stored or sent.
 
     [bold]Example:[/bold] lungnode rules test ct/ --calling-ae ED_CT1 --at 2026-01-05T23:30:00
     """
-    from node.configuration import load_configuration
     from node.routing.facts import read_series
     from node.routing.matching import route_series, route_study
 
-    default = Path("config.yaml")
-    settings = load_configuration(configuration or (default if default.is_file() else None))
+    settings = read_configuration(configuration)
     files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else [folder]
     series = read_series(files, calling_ae=calling_ae or None, arrived_at=at or datetime.now())
     if not series:
         raise NoFilesError(f"{folder}: no DICOM file with a SeriesInstanceUID is in it")
+    lines, rows = [], []
     for study_uid in sorted({str(s.sample.get("StudyInstanceUID", "")) for s in series}):
         of_study = [s for s in series if str(s.sample.get("StudyInstanceUID", "")) == study_uid]
         routes = [route_series(settings.routing, facts) for facts in of_study]
-        for line in explanation(study_uid, routes, route_study(settings.routing, of_study)):
-            print(line)
+        decision = route_study(settings.routing, of_study)
+        lines += explanation(study_uid, routes, decision)
+        rows.append(as_data(study_uid, routes, decision))
+    say("\n".join(lines), rows, as_json)
 
 
 def explanation(study_uid: str, routes: list[SeriesRoute], decision: StudyRoute) -> list[str]:
@@ -72,6 +75,27 @@ def explanation(study_uid: str, routes: list[SeriesRoute], decision: StudyRoute)
                 for check in trial.checks
             )
     return lines
+
+
+def as_data(study_uid: str, routes: list[SeriesRoute], decision: StudyRoute) -> dict[str, Any]:
+    """The same account for programs."""
+    return {
+        "study": study_uid,
+        "screened": decision.screened,
+        "packages": decision.packages,
+        "destinations": decision.destinations,
+        "priority": decision.priority.name.lower(),
+        "why": decision.why,
+        "series": [
+            {
+                "series": route.facts.series_instance_uid,
+                "instances": route.facts.instances,
+                "rule": route.rule,
+                "trials": [asdict(trial) | {"matched": trial.matched} for trial in route.trials],
+            }
+            for route in routes
+        ],
+    }
 
 
 def _decision(decision: StudyRoute) -> list[str]:
