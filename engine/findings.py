@@ -1,4 +1,4 @@
-"""The Findings: what both systems found in one Volume, as numbers only.
+"""The Findings: what both systems, and a department's own models, found in one Volume, as numbers only.
 
 All heatmaps share one grid: a map of shape [Z, h, w] covers the whole slice, so that map pixel (i, j) stands for
 the source rows i*Y/h .. (i+1)*Y/h and columns j*X/w .. (j+1)*X/w. Outside of what a network saw it is 0.
@@ -37,7 +37,7 @@ class PackageReference:
 
     name: str
     version: str
-    system: Literal["jcs", "m3lung"]
+    system: Literal["jcs", "m3lung", "onnx"]
     sha256: str
 
 
@@ -96,6 +96,79 @@ class M3LungFindings:
     location_maps: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Code:
+    """A coded concept (PS3.3 8.8): value, coding scheme designator, meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """One class of an own model. key: its word in findings.json. category: of its segment. color: RGB, 0 to 255."""
+
+    key: str
+    code: Code
+    category: Code
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassFinding:
+    """What an own model says of one class.
+
+    score: of the patient, in [0, 1]; None where slices are counted, and for a segmentation.
+    positive_slices, slice_limit: of a rule that counts slices; found means more than the limit.
+    volume_ml, lung_percent (of the lungs' volume that the class takes up), mean_hu (None where nothing is marked):
+        of a segmentation; found means more than the least volume.
+    """
+
+    which: ModelClass
+    found: bool
+    score: float | None = None
+    positive_slices: int | None = None
+    slice_limit: int | None = None
+    volume_ml: float | None = None
+    lung_percent: float | None = None
+    mean_hu: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class OwnModelFindings:
+    """What a model that the department added says (a package of type `onnx`).
+
+    title: what people call it. site: the anatomic region that it is about. rule: how it decides, in a few words.
+    slice_scores: float32 [Z, K] per slice and class, 0 for slices that it did not see; None where it looks at the
+        volume as a whole.
+    labels: uint8 [Z, Y, X]: 0, or k for the k-th of `classes`; None for a classifier.
+    key_slices: slice indices that show most, as in Findings.
+    """
+
+    package: PackageReference
+    title: str
+    site: Code
+    rule: str
+    classes: tuple[ClassFinding, ...]
+    slice_scores: npt.NDArray[np.float32] | None
+    labels: npt.NDArray[np.uint8] | None
+    key_slices: tuple[int, ...]
+
+    @property
+    def found(self) -> tuple[ClassFinding, ...]:
+        """The classes that it found."""
+        return tuple(c for c in self.classes if c.found)
+
+
+@dataclass(frozen=True)
+class OwnModelFailure:
+    """An own model that gave no result. name: of the package, or its folder where that could not be read."""
+
+    name: str
+    why: str
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
     """What both systems found.
@@ -106,6 +179,7 @@ class Findings:
     lung_involvement_percent: lesion volume inside the lungs / lung volume (lesion included) * 100.
     key_slices: slice indices that show most, at most 5, in slice order; at least one.
     timings_s: seconds per stage, for people; never part of a result object, which must not depend on it.
+    own_models, own_model_failures: what the models say that the department added, and which of them could not.
     """
 
     jcs: JCSFindings
@@ -118,6 +192,13 @@ class Findings:
     lung_involvement_percent: float
     key_slices: tuple[int, ...]
     timings_s: dict[str, float]
+    own_models: tuple[OwnModelFindings, ...] = ()
+    own_model_failures: tuple[OwnModelFailure, ...] = ()
+
+    @property
+    def packages(self) -> tuple[PackageReference, ...]:
+        """Every package that spoke: JCS, M3Lung-Sys, own models in the order of the configuration."""
+        return (self.jcs.package, self.m3lung.package, *(own.package for own in self.own_models))
 
     @property
     def discordant(self) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from engine.errors import PackageInvalid
 from engine.findings import PackageReference
+from engine.own_model.contract import OwnModelMetadata
 from engine.package_contract import Metadata, Probability, Section
 
 SCHEMA = "lungnode-package/1"
@@ -85,8 +86,14 @@ class M3Metadata(Metadata):
         return ("slices", "patient") if self.thresholds.patient_rule == "network" else ("slices",)
 
 
+AnyMetadata = JCSMetadata | M3Metadata | OwnModelMetadata
+"""metadata.json of any system."""
+
+SYSTEMS = ("jcs", "m3lung", "onnx")
+
+
 class _AnyMetadata(BaseModel):
-    root: Annotated[JCSMetadata | M3Metadata, Field(discriminator="system")]
+    root: Annotated[AnyMetadata, Field(discriminator="system")]
 
     @model_validator(mode="after")
     def _complete(self) -> _AnyMetadata:
@@ -103,7 +110,7 @@ class ModelPackage:
     """A checked package on disk. `sha256` is the package hash over all of its files."""
 
     path: Path
-    metadata: JCSMetadata | M3Metadata
+    metadata: AnyMetadata
     sha256: str
 
     @property
@@ -142,13 +149,13 @@ def package_hash(file_hashes: Mapping[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _metadata(folder: Path) -> JCSMetadata | M3Metadata:
+def _metadata(folder: Path) -> AnyMetadata:
     try:
         content: Any = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         return _AnyMetadata.model_validate({"root": content}).root
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"][1:] if part not in ("jcs", "m3lung")) or "contents"
+        key = ".".join(str(part) for part in first["loc"][1:] if part not in SYSTEMS) or "contents"
         raise PackageInvalid(f"{folder / METADATA}: {key}: {first['msg']}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise PackageInvalid(f"{folder / METADATA} cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Screening: a Volume and two model packages give the Findings. Pure but for the clock of the timings."""
+"""Screening: a Volume and model packages give the Findings. Pure but for the clock of the timings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,23 @@ import numpy.typing as npt
 
 from engine import jcs, m3lung
 from engine.engine_cache import EngineRecord
-from engine.errors import NotScreenable, PackageInvalid
-from engine.findings import Findings, JCSFindings, M3LungFindings, PneumoniaClass
+from engine.errors import EngineError, NotScreenable, PackageInvalid, RunnerFailed
+from engine.findings import (
+    Findings,
+    JCSFindings,
+    M3LungFindings,
+    OwnModelFailure,
+    OwnModelFindings,
+    PackageReference,
+    PneumoniaClass,
+)
 from engine.jcs import JCSSystem
 from engine.lesions import key_slices, label_lesions
 from engine.lungs import Mask, dilated, find_lungs, lung_volume_ml, slices_with_lung
 from engine.m3lung import M3System
-from engine.packages import JCSMetadata, read_package
+from engine.own_model.contract import OwnModelMetadata
+from engine.own_model.screening import OwnModelSystem, screen_with
+from engine.packages import JCSMetadata, ModelPackage, read_package
 from engine.runners.interface import RunnerOptions
 from engine.runners.selection import open_runner
 from engine.series_choice import SeriesRules, limit_breaches
@@ -31,21 +41,38 @@ LUNG_RIM_MM = 4.0
 
 @dataclass(frozen=True, eq=False)
 class ScreeningSystems:
-    """Both systems, open and ready. Use as a context manager, or call `close`."""
+    """Both systems and the own models, open and ready. Use as a context manager, or call `close`.
+
+    reasons: per system, why it is run by what runs it.
+    own_model_failures: own models that could not be opened. own_models_must_work: whether one that fails on a study
+        fails the study; else the others speak, and it is said which one did not.
+    """
 
     jcs: JCSSystem
     m3lung: M3System
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Per system: why it is run by what runs it."""
+    own_models: tuple[OwnModelSystem, ...] = ()
+    own_model_failures: tuple[OwnModelFailure, ...] = ()
+    own_models_must_work: bool = True
+
+    @property
+    def all(self) -> tuple[JCSSystem | M3System | OwnModelSystem, ...]:
+        """Every open system: JCS, M3Lung-Sys, own models."""
+        return (self.jcs, self.m3lung, *self.own_models)
+
+    @property
+    def packages(self) -> tuple[PackageReference, ...]:
+        """The packages of all systems."""
+        return tuple(system.package.reference for system in self.all)
 
     @property
     def descriptions(self) -> dict[str, str]:
         """Per system: what runs it."""
-        return {"jcs": self.jcs.runner.description, "m3lung": self.m3lung.runner.description}
+        return {_stage_name(system.package): system.runner.description for system in self.all}
 
     def close(self) -> None:
-        self.jcs.runner.close()
-        self.m3lung.runner.close()
+        for system in self.all:
+            system.runner.close()
 
     def __enter__(self) -> ScreeningSystems:
         return self
@@ -58,37 +85,63 @@ def open_systems(
     package_paths: Sequence[Path | str],
     options: RunnerOptions = RunnerOptions(),  # noqa: B008 (frozen)
     report: Callable[[EngineRecord], None] = lambda record: None,
+    *,
+    own_models_must_work: bool = True,
 ) -> ScreeningSystems:
-    """Read the packages, one of each system, and open their runners.
+    """Read the packages, one of each system and any number of own models, and open their runners.
 
     report: told of every engine that is built, fails or is ready, where `options.engines` are configured.
+    own_models_must_work: False leaves out own models that cannot be read or opened, and says so in the result.
 
     Raises PackageInvalid for a package that fails its checks and where a system is missing or there twice;
     RunnerFailed when no runner can be opened.
     """
-    found: dict[str, JCSSystem | M3System] = {}
+    opened: dict[str, JCSSystem | M3System | OwnModelSystem] = {}
     reasons: dict[str, str] = {}
+    failures: dict[OwnModelFailure, EngineError] = {}
     for path in package_paths:
-        package = read_package(path)
-        metadata = package.metadata
-        if metadata.system in found:
-            raise PackageInvalid(
-                f"{path}: a second package for {metadata.system}; configure one of each system"
-            )
-        for name in metadata.screening_graphs:
-            if name not in metadata.graphs:
-                raise PackageInvalid(f"{path}: graph {name} is missing, which screening needs")
-        chosen = open_runner(package, options, report)
-        reasons[metadata.system] = chosen.reason
-        if isinstance(metadata, JCSMetadata):
-            found["jcs"] = JCSSystem(package, metadata, chosen.runner, options.batch)
-        else:
-            found["m3lung"] = M3System(package, metadata, chosen.runner, options.batch)
-    first, second = found.get("jcs"), found.get("m3lung")
+        package = None
+        try:
+            package = read_package(path)
+            name = _stage_name(package)
+            if name in opened:
+                raise PackageInvalid(f"{path}: a second package for {name}; configure one of each system")
+            opened[name], reasons[name] = _open(package, options, report)
+        except (PackageInvalid, RunnerFailed) as error:
+            if own_models_must_work or (package is not None and package.metadata.system != "onnx"):
+                raise
+            name = Path(path).name if package is None else package.metadata.name
+            failures[OwnModelFailure(name, str(error))] = error
+    first, second = opened.get("jcs"), opened.get("m3lung")
     if not isinstance(first, JCSSystem) or not isinstance(second, M3System):
+        if failures:  # what could not be read may be the one that is missing
+            raise next(iter(failures.values()))
         missing = "jcs" if first is None else "m3lung"
         raise PackageInvalid(f"no model package for {missing} is configured; one of each system is needed")
-    return ScreeningSystems(first, second, reasons)
+    own = tuple(system for system in opened.values() if isinstance(system, OwnModelSystem))
+    return ScreeningSystems(first, second, reasons, own, tuple(failures), own_models_must_work)
+
+
+def _open(
+    package: ModelPackage, options: RunnerOptions, report: Callable[[EngineRecord], None]
+) -> tuple[JCSSystem | M3System | OwnModelSystem, str]:
+    """The system of a package with its runner, and why it is that runner."""
+    metadata = package.metadata
+    for name in metadata.screening_graphs:
+        if name not in metadata.graphs:
+            raise PackageInvalid(f"{package.path}: graph {name} is missing, which screening needs")
+    chosen = open_runner(package, options, report)
+    if isinstance(metadata, OwnModelMetadata):
+        return OwnModelSystem(package, metadata, chosen.runner, options.batch), chosen.reason
+    if isinstance(metadata, JCSMetadata):
+        return JCSSystem(package, metadata, chosen.runner, options.batch), chosen.reason
+    return M3System(package, metadata, chosen.runner, options.batch), chosen.reason
+
+
+def _stage_name(package: ModelPackage) -> str:
+    """jcs, m3lung, or an own model by its name."""
+    metadata = package.metadata
+    return f"own_{metadata.name}" if isinstance(metadata, OwnModelMetadata) else metadata.system
 
 
 class _Stopwatch:
@@ -111,7 +164,7 @@ def screen(
     always_segment: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Findings:
-    """Screen a volume with both systems.
+    """Screen a volume with both systems and the own models.
 
     JCS classifies every slice with lung, applies the count rule and segments only a positive case (specification
     C; `always_segment` for research); the lesion mask stays within the lungs and their rim of LUNG_RIM_MM.
@@ -147,6 +200,7 @@ def screen(
         lung_ml = lung_volume_ml(lungs, volume.geometry)
         lesion_ml = sum(lesion.volume_ml for lesion in lesions)
         shown = _key_slices(labels > 0, lungs, jcs_findings, m3_findings, systems)
+    own, failures = _own_models(volume, lungs, with_lung, systems, watch)
     return Findings(
         jcs=jcs_findings,
         m3lung=m3_findings,
@@ -158,7 +212,25 @@ def screen(
         lung_involvement_percent=100 * lesion_ml / lung_ml,
         key_slices=shown,
         timings_s=watch.seconds,
+        own_models=own,
+        own_model_failures=failures,
     )
+
+
+def _own_models(
+    volume: Volume, lungs: Mask, with_lung: Mask, systems: ScreeningSystems, watch: _Stopwatch
+) -> tuple[tuple[OwnModelFindings, ...], tuple[OwnModelFailure, ...]]:
+    """What the own models say, and which of them could not."""
+    findings, failures = [], list(systems.own_model_failures)
+    for system in systems.own_models:
+        try:
+            with watch.stage(_stage_name(system.package)):
+                findings.append(screen_with(system, volume, lungs, with_lung))
+        except RunnerFailed as error:
+            if systems.own_models_must_work:
+                raise
+            failures.append(OwnModelFailure(system.metadata.name, str(error)))
+    return tuple(findings), tuple(failures)
 
 
 def _key_slices(

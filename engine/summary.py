@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.findings import Findings, PackageReference, PneumoniaClass
+from engine.findings import ClassFinding, Findings, OwnModelFindings, PackageReference, PneumoniaClass
 
 
 def findings_summary(findings: Findings, more_timings: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -36,7 +36,9 @@ def findings_summary(findings: Findings, more_timings: Mapping[str, float] | Non
         ],
         "key_slices": list(findings.key_slices),
         "timings_s": {**(more_timings or {}), **findings.timings_s},
-        "packages": [_package(findings.jcs.package), _package(findings.m3lung.package)],
+        "packages": [_package(reference) for reference in findings.packages],
+        "own_models": [_own_model(own) for own in findings.own_models],
+        "own_model_failures": [{"name": f.name, "why": f.why} for f in findings.own_model_failures],
     }
 
 
@@ -61,6 +63,34 @@ def _m3lung(findings: Findings) -> dict[str, Any]:
         "probabilities": {c.key: float(p) for c, p in zip(PneumoniaClass, m3lung.probabilities, strict=True)},
         "slice_labels": [PneumoniaClass(int(k)).key for k in np.argmax(m3lung.slice_probabilities, axis=1)],
         "lesion_probabilities": [float(p) for p in m3lung.lesion_probabilities],
+    }
+
+
+def _own_model(own: OwnModelFindings) -> dict[str, Any]:
+    scores = own.slice_scores
+    return {
+        "name": own.package.name,
+        "version": own.package.version,
+        "title": own.title,
+        "rule": own.rule,
+        "classes": [_class(finding) for finding in own.classes],
+        "slice_scores": None if scores is None else [[float(s) for s in of_slice] for of_slice in scores],
+        "key_slices": list(own.key_slices),
+    }
+
+
+def _class(finding: ClassFinding) -> dict[str, Any]:
+    which = finding.which
+    return {
+        "key": which.key,
+        "code": [which.code.value, which.code.scheme, which.code.meaning],
+        "found": finding.found,
+        "score": finding.score,
+        "positive_slices": finding.positive_slices,
+        "slice_limit": finding.slice_limit,
+        "volume_ml": finding.volume_ml,
+        "lung_percent": finding.lung_percent,
+        "mean_hu": finding.mean_hu,
     }
 
 

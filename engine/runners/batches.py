@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from engine.errors import OutOfDeviceMemory, RunnerFailed
 from engine.lungs import Box
 from engine.runners.interface import Runner
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +65,9 @@ def run_slices(
 
 
 def in_batches(
-    call: Callable[[npt.NDArray[np.intp]], Output], indices: npt.NDArray[np.intp], batch: int
-) -> Iterator[tuple[npt.NDArray[np.intp], Output]]:
-    """Call with at most `batch` of the indices at a time; yields (indices, outputs).
+    call: Callable[[npt.NDArray[np.intp]], T], indices: npt.NDArray[np.intp], batch: int
+) -> Iterator[tuple[npt.NDArray[np.intp], T]]:
+    """Call with at most `batch` of the indices at a time; yields (indices, what the call gave).
 
     After OutOfDeviceMemory with half as many from there on, and the same again; with one it is raised.
     """
