@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK
 from PIL import Image
 from scipy import ndimage
 
+from engine.morphology import closed_by_disc, grown_by_rectangle
 from engine.volume import Geometry
 
 Box = tuple[int, int, int, int]
@@ -148,23 +148,9 @@ def slices_with_lung(lungs: Mask, geometry: Geometry, minimum_mm2: float = 500.0
 
 
 def dilated(mask: Mask, geometry: Geometry, mm: float) -> Mask:
-    """A mask bool [Z, Y, X] grown by `mm` within each slice (an octagon), not across slices."""
-    steps = (max(round(mm / geometry.pixel_spacing[0]), 0), max(round(mm / geometry.pixel_spacing[1]), 0))
-    grown = mask
-    for axis, count in ((1, steps[0]), (2, steps[1])):
-        for _ in range(count):
-            grown = _grown_by_one(grown, axis)
-    return grown
-
-
-def _grown_by_one(mask: Mask, axis: int) -> Mask:
-    grown = mask.copy()
-    first = [slice(None)] * 3
-    last = [slice(None)] * 3
-    first[axis], last[axis] = slice(1, None), slice(None, -1)
-    grown[tuple(first)] |= mask[tuple(last)]
-    grown[tuple(last)] |= mask[tuple(first)]
-    return grown
+    """A mask bool [Z, Y, X] grown by `mm` to all sides within each slice (a rectangle), not across slices."""
+    rows, columns = (max(round(mm / spacing), 0) for spacing in geometry.pixel_spacing)
+    return grown_by_rectangle(mask, rows, columns)
 
 
 def _coarsened(
@@ -175,11 +161,10 @@ def _coarsened(
     factors = tuple(max(1, int(grid_mm / mm)) for mm in size)
     z, y, x = factors
     kept = hu[::z, : hu.shape[1] // y * y, : hu.shape[2] // x * x]
-    blocks = np.zeros((kept.shape[0], kept.shape[1] // y, kept.shape[2] // x), dtype=np.float32)
-    for row in range(y):
-        for column in range(x):
-            blocks += kept[:, row::y, column::x]
-    blocks /= x * y
+    blocks = np.empty((kept.shape[0], kept.shape[1] // y, kept.shape[2] // x), dtype=np.float32)
+    for plane, block in zip(kept, blocks, strict=True):
+        rows = np.add.reduce([plane[row::y] for row in range(y)], dtype=np.int32)
+        np.divide(sum(rows[:, column::x] for column in range(x)), x * y, out=block, casting="same_kind")
     return blocks, (z, y, x)
 
 
@@ -190,13 +175,16 @@ def _coarse_spacing(geometry: Geometry, factors: tuple[int, int, int]) -> tuple[
 
 
 def _lung_parts(hu: Maps, voxel_ml: float, rules: LungRules) -> Mask | None:
-    labels, count = ndimage.label(_lung_like(hu, rules))
-    volumes = np.bincount(labels.ravel(), minlength=count + 1)[1:] * voxel_ml
+    candidates = _lung_like(hu, rules)
+    labels, count = ndimage.label(candidates)
+    volumes = np.bincount(labels[candidates], minlength=count + 1)[1:] * voxel_ml
     order = np.argsort(-volumes, kind="stable")[:2]
     parts = [k + 1 for k in order if volumes[k] >= rules.second_part * volumes[order[0]]]
     if volumes[[p - 1 for p in parts]].sum() < rules.minimum_ml:
         return None
-    return np.isin(labels, parts)
+    wanted = np.zeros(count + 1, dtype=bool)
+    wanted[parts] = True
+    return np.asarray(wanted[labels])
 
 
 def _lung_like(hu: Maps, rules: LungRules) -> Mask:
@@ -227,14 +215,9 @@ def _closed(lungs: Mask, spacing: tuple[float, float, float], mm: float) -> Mask
     """Left and right half closed apart, so that the mediastinum between them stays out; then holes filled."""
     columns = np.flatnonzero(lungs.any(axis=(0, 1)))
     middle = (int(columns[0]) + int(columns[-1]) + 1) // 2
-    radius = [max(1, round(mm / spacing[2])), max(1, round(mm / spacing[1])), 0]
-    result = lungs.copy()
-    for half in (np.s_[:, :, :middle], np.s_[:, :, middle:]):
-        if lungs[half].any():
-            image = SimpleITK.GetImageFromArray(np.ascontiguousarray(lungs[half]).view(np.uint8))
-            closed = SimpleITK.BinaryMorphologicalClosing(image, radius, SimpleITK.sitkBall)  # type: ignore[no-untyped-call]
-            result[half] |= SimpleITK.GetArrayViewFromImage(closed).view(bool)
-    return _inner_filled(result)
+    reach = max(1, round(mm / spacing[1])), max(1, round(mm / spacing[2]))
+    halves = (lungs[:, :, :middle], lungs[:, :, middle:])
+    return _inner_filled(np.concatenate([closed_by_disc(half, *reach) for half in halves], axis=2))
 
 
 def _inner_filled(mask: Mask) -> Mask:
@@ -249,14 +232,16 @@ def _refined(coarse: Mask, factors: tuple[int, int, int], shape: tuple[int, ...]
     """The coarse mask on the grid of the volume: bilinear in plane, nearest across slices."""
     step, y, x = factors
     fine = np.zeros(shape, dtype=bool)
-    height, width = coarse.shape[1] * y, coarse.shape[2] * x
-    for z in range(len(coarse)):
-        if coarse[z].any():
-            image = Image.fromarray(coarse[z].view(np.uint8) * 255).resize(
-                (width, height), Image.Resampling.BILINEAR
-            )
-            first = max(0, z * step - (step - 1) // 2)
-            fine[first : z * step + step // 2 + 1, :height, :width] = np.asarray(image) > 127
+    # One coarse pixel around the lungs is enough for the same answer, since bilinear reaches no further.
+    top, left, bottom, right = volume_box(coarse, margin=1) or (0, 0, 0, 0)
+    part = coarse[:, top:bottom, left:right]
+    inside = np.s_[top * y : bottom * y, left * x : right * x]
+    for z in np.flatnonzero(part.any(axis=(1, 2))):
+        image = Image.fromarray(part[z].view(np.uint8) * 255).resize(
+            ((right - left) * x, (bottom - top) * y), Image.Resampling.BILINEAR
+        )
+        first = max(0, z * step - (step - 1) // 2)
+        fine[first : z * step + step // 2 + 1][:, *inside] = np.asarray(image) > 127
     if len(coarse):
         last = (len(coarse) - 1) * step
         fine[last:] = fine[last]
