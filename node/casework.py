@@ -17,11 +17,12 @@ from engine.findings import Findings
 from engine.loading import load_series
 from engine.packages import read_package
 from engine.runners.interface import EngineOptions, RunnerOptions
-from engine.screening import ScreeningSystems, open_systems, screen
 from engine.series_choice import SeriesRules
 from engine.summary import findings_summary
 from engine.volume import Volume
 from node.configuration import Configuration
+from node.executors.interface import Executor
+from node.executors.selection import open_executor
 from reporting import ObjectKind, ReportContext, ReportOptions, ResultObject, build, warm_up
 from reporting.context import PredecessorReport
 from reporting.profiles import with_fallbacks
@@ -54,12 +55,12 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Casework:
-    """Both systems, open, with the settings that decide results.
+    """Both systems, open somewhere, with the settings that decide results.
 
     settings_digest: SHA-256 hex over packages, settings and software version: all but the instances.
     """
 
-    systems: ScreeningSystems
+    executor: Executor
     rules: SeriesRules
     options: ReportOptions
     station_name: str
@@ -70,8 +71,8 @@ class Casework:
     def settings_digest(self) -> str:
         """SHA-256 hex over everything but the instances that results depend on."""
         settings = {
-            "packages": [asdict(s.package.reference) for s in (self.systems.jcs, self.systems.m3lung)],
-            "runners": self.systems.descriptions,
+            "packages": [asdict(package) for package in self.executor.packages],
+            "runners": dict(self.executor.descriptions),
             "rules": asdict(self.rules),
             "options": asdict(self.options),
             "station": self.station_name,
@@ -96,7 +97,7 @@ class Casework:
         with _timed("load", loading, clock):
             volume = load_series(paths, self.rules)
         _check(stopping)
-        findings = screen(volume, self.systems, self.rules, clock=clock)
+        findings = self.executor.screen(volume, self.rules, clock=clock)
         _check(stopping)
         summary = findings_summary(findings, loading) | {"series_choice": volume.series_choice}
         with _timed("build", summary["timings_s"], clock):
@@ -141,7 +142,7 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
     models = configuration.models
     if any(rule.then.packages is not None for rule in configuration.routing):
         models = _first_of_each_system(models)
-    systems = open_systems(models, runner_options(configuration))
+    executor = open_executor(models, runner_options(configuration), configuration)
     rules = SeriesRules(
         min_slices=screening.min_slices,
         min_cover_mm=screening.min_cover_mm,
@@ -151,7 +152,7 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
     options = ReportOptions(**configuration.results.model_dump())
     warm_up()
     wanted = tuple(kinds) if kinds is not None else wanted_kinds(configuration)
-    return Casework(systems, rules, options, configuration.listener.ae_title, wanted)
+    return Casework(executor, rules, options, configuration.listener.ae_title, wanted)
 
 
 def _first_of_each_system(models: tuple[Path, ...]) -> tuple[Path, ...]:

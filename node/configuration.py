@@ -247,12 +247,23 @@ class ScreeningConfiguration(_Section):
     precision: Literal["auto", "f32", "bf16"] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     device: Literal["auto", "openvino", "tensorrt", "torch"] = "auto"
+    executor: Literal["local", "ray"] = "local"
     built_engines: bool = False
     engine_cache: Path = Path("trt_engines/cache")
     preferred_kernel: Literal["soft", "lung"] = "soft"
     min_slices: Annotated[int, Field(ge=2)] = 20
     min_cover_mm: Annotated[float, Field(gt=0)] = 120.0
     max_thickness_mm: Annotated[float, Field(gt=0)] = 5.0
+
+
+class RayConfiguration(_Section):
+    """The Ray cluster whose actors screen, where `screening.executor` is ray."""
+
+    address: str = Field(default="auto", min_length=1)
+    actors: Annotated[int, Field(ge=1, le=10_000)] = 1
+    cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    start_seconds: Seconds = 120.0
 
 
 class ResultsConfiguration(_Section):
@@ -392,6 +403,7 @@ class Configuration(BaseSettings):
     routing: Rules = ()
     worker: WorkerConfiguration = WorkerConfiguration()
     screening: ScreeningConfiguration = ScreeningConfiguration()
+    ray: RayConfiguration = RayConfiguration()
     results: ResultsConfiguration = ResultsConfiguration()
     delivery: DeliveryConfiguration = DeliveryConfiguration()
     web: WebConfiguration = WebConfiguration()

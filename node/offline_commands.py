@@ -83,7 +83,7 @@ def screen(
     settings = read_configuration(configuration)
     dicom_candidates(folder)  # a wrong folder is told before the networks are compiled
     casework = open_casework(settings, ("seg", "gsps", "pm", "sr"))
-    with casework.systems:
+    with casework.executor:
         result = screen_folder(folder, out, casework)
     files = [str(path) for path in result.files]
     words = [*verdict_lines(result.case.summary), "written: " + ", ".join(files)]

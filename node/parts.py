@@ -99,7 +99,7 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
         casework, special = open_casework(configuration), open_special_casework(configuration)
         with ExitStack() as opened:
             for one in (casework, *special.values()):
-                opened.enter_context(one.systems)
+                opened.enter_context(one.executor)
             worker = Worker(
                 database=database,
                 storage=configuration.storage.path,
@@ -111,7 +111,7 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
                 max_attempts=configuration.worker.max_attempts,
                 clock=utc_now,
             )
-            log.info("worker ready", **casework.systems.descriptions)
+            log.info("worker ready", **casework.executor.descriptions)
             ready()
             worker.run(stop, configuration.worker.poll_seconds)
 

@@ -182,7 +182,7 @@ def _work(node: ShownNode, *, archive: bool, ward: bool) -> None:
     settings = node.configuration
     destinations = {d.name: d.objects for d in settings.destinations if ward or d.name != "ward"}
     casework = open_casework(settings)
-    with casework.systems:
+    with casework.executor:
         worker = Worker(
             database=node.database,
             storage=settings.storage.path,

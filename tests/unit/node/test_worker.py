@@ -53,7 +53,7 @@ def casework(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Casework]:
     folder = tmp_path_factory.mktemp("models")
     models = tuple(write_package(folder / system, system) for system in SYSTEMS)
     opened = open_casework(Configuration(models=models), ("seg", "gsps", "pm", "sr"))
-    with opened.systems:
+    with opened.executor:
         yield opened
 
 

@@ -1,0 +1,45 @@
+"""Screening in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from engine.findings import Findings, PackageReference
+from engine.screening import ScreeningSystems, screen
+from engine.series_choice import SeriesRules
+from engine.volume import Volume
+
+
+class LocalExecutor:
+    """Runs the systems that it is given, one volume at a time: they use every core that they may."""
+
+    def __init__(self, systems: ScreeningSystems) -> None:
+        self._systems = systems
+        self._busy = threading.Lock()
+
+    @property
+    def packages(self) -> tuple[PackageReference, ...]:
+        return packages_of(self._systems)
+
+    @property
+    def descriptions(self) -> Mapping[str, str]:
+        return self._systems.descriptions
+
+    def screen(
+        self, volume: Volume, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
+    ) -> Findings:
+        with self._busy:
+            return screen(volume, self._systems, rules, clock=clock)
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._systems.close()
+
+
+def packages_of(systems: ScreeningSystems) -> tuple[PackageReference, ...]:
+    """The packages behind both systems: JCS, M3Lung-Sys."""
+    return systems.jcs.package.reference, systems.m3lung.package.reference

@@ -1,0 +1,253 @@
+"""Screening on actors of a Ray cluster: each holds the engines, the volume goes through Ray's object store.
+
+A worker needs no disk in common with the actors: they get the model packages themselves, too. A study whose node is
+lost is given to another actor; an actor that died is started again wherever Ray has room. One volume is under way for
+each actor, so that the object store holds no more than that.
+
+Only this module imports ray.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import structlog
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+)
+
+from engine.errors import RunnerFailed
+from engine.findings import Findings, PackageReference
+from engine.runners.interface import RunnerOptions
+from engine.screening import open_systems, screen
+from engine.series_choice import SeriesRules
+from engine.volume import Volume
+from node.executors.local import packages_of
+from node.executors.shipping import (
+    ShippedFindings,
+    ShippedPackage,
+    packed_findings,
+    packed_package,
+    unpacked_findings,
+    unpacked_package,
+    without_headers,
+)
+
+NAMESPACE = "lungnode"
+MOST_LOSSES = 3
+"""So many actors may be lost over one study; then the study is taken for what kills them."""
+_LOOK_SECONDS = 0.1
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("ray")
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Which cluster, and what an actor asks of it.
+
+    address: `auto` for the cluster that this machine belongs to (or RAY_ADDRESS names), `local` for one that is
+    started here and ends with this process, else HOST:PORT of the head. actors: how many; those for which the cluster
+    has no room wait, which is what Ray's autoscaler adds machines for. start_seconds: longest wait for the first.
+    """
+
+    address: str = "auto"
+    actors: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    start_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What an actor screens with."""
+
+    packages: tuple[PackageReference, ...]
+    descriptions: dict[str, str]
+
+
+class ScreeningActor:
+    """Lives on a node of the cluster and holds the engines."""
+
+    def __init__(self, packages: Sequence[ShippedPackage], options: RunnerOptions) -> None:
+        # Graphs are read when they first run, so the folder lives as long as the actor
+        self._folder = tempfile.TemporaryDirectory(prefix="lungnode-packages-")
+        paths = [unpacked_package(package, Path(self._folder.name)) for package in packages]
+        self._systems = open_systems(paths, options)
+
+    def equipment(self) -> Equipment:
+        """Answers once the engines are open."""
+        return Equipment(packages_of(self._systems), dict(self._systems.descriptions))
+
+    def screen(self, volume: Volume, rules: SeriesRules) -> ShippedFindings:
+        """`engine.screening.screen`. Raises what that raises."""
+        return packed_findings(screen(volume, self._systems, rules))
+
+
+class RayExecutor:
+    """Screens on the actors of one cluster, which end with it. Raises RunnerFailed where none can be started.
+
+    lost_actors: how many have died so far.
+    """
+
+    def __init__(self, models: Sequence[Path], runner: RunnerOptions, options: RayOptions) -> None:
+        self._options = options
+        self._free: list[Any] = []
+        self._starting: dict[Any, Any] = {}
+        self._change = threading.Condition()
+        _connect(options)
+        threads = runner.threads or max(1, math.floor(options.cpus))
+        actor: Any = ray.remote(ScreeningActor)
+        self._open = actor.options(num_cpus=options.cpus, num_gpus=options.gpus)
+        self._packages = ray.put([packed_package(path) for path in models])
+        self._runner = replace(runner, threads=threads)
+        self._equipment: Equipment | None = None
+        self.lost_actors = 0
+        for _ in range(options.actors):
+            self._start_one()
+        try:
+            self._give_back(self._take())
+        except RunnerFailed:
+            self.__exit__()
+            raise
+
+    @property
+    def packages(self) -> tuple[PackageReference, ...]:
+        return self._known.packages
+
+    @property
+    def descriptions(self) -> Mapping[str, str]:
+        return self._known.descriptions
+
+    def screen(
+        self, volume: Volume, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
+    ) -> Findings:
+        actor = self._take()
+        begin = clock()
+        lost = 0
+        shipped = ray.put(without_headers(volume))
+        while True:
+            try:
+                answer: ShippedFindings = ray.get(actor.screen.remote(shipped, rules))
+            except RayTaskError as error:
+                self._give_back(actor)
+                raise _cause(error) from None
+            except (RayActorError, ObjectLostError) as error:
+                lost += 1
+                self._replace(actor, error)
+                if lost >= MOST_LOSSES:
+                    raise RunnerFailed(f"{lost} Ray actors were lost over this study") from None
+                actor = self._take()
+            except RayError as error:
+                self._give_back(actor)
+                raise RunnerFailed(f"Ray: {type(error).__name__}: {error}") from None
+            else:
+                self._give_back(actor)
+                findings = unpacked_findings(answer)
+                overhead = clock() - begin - sum(findings.timings_s.values())
+                return replace(findings, timings_s=findings.timings_s | {"transfer": overhead})
+
+    def __enter__(self) -> RayExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ray.shutdown()
+
+    @property
+    def _known(self) -> Equipment:
+        assert self._equipment is not None, "the first actor has answered before the executor is handed out"
+        return self._equipment
+
+    def _start_one(self) -> None:
+        actor = self._open.remote(self._packages, self._runner)
+        self._starting[actor.equipment.remote()] = actor
+
+    def _take(self) -> Any:
+        """An actor that nobody uses; waits for one. Raises RunnerFailed where none starts in time."""
+        deadline = time.monotonic() + self._options.start_seconds
+        with self._change:
+            while not self._free:
+                self._harvest()
+                if self._free:
+                    break
+                if len(self._starting) == self._options.actors and time.monotonic() > deadline:
+                    raise RunnerFailed(self._no_room())
+                self._change.wait(_LOOK_SECONDS)
+            return self._free.pop()
+
+    def _give_back(self, actor: Any) -> None:
+        with self._change:
+            self._free.append(actor)
+            self._change.notify()
+
+    def _replace(self, actor: Any, error: Exception) -> None:
+        """Start another actor for one that is lost; those that are free are taken first."""
+        log.warning("actor lost: its study goes to another", why=" ".join(str(error).split())[:200])
+        ray.kill(actor)
+        with self._change:
+            self.lost_actors += 1
+            self._start_one()
+
+    def _harvest(self) -> None:
+        """Take in the actors that have answered since. Raises RunnerFailed for one that cannot open the packages."""
+        ready, _ = ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)
+        for answer in ready:
+            actor = self._starting.pop(answer)
+            try:
+                equipment: Equipment = ray.get(answer)
+            except RayTaskError as error:
+                raise RunnerFailed(f"Ray actor: {_cause(error)}") from None
+            except RayActorError as error:
+                if error.actor_init_failed:
+                    raise RunnerFailed(f"Ray actor: {str(error).splitlines()[-1]}") from None
+                self._start_one()
+                continue
+            if self._equipment is not None and equipment != self._equipment:
+                raise RunnerFailed(
+                    f"a Ray actor runs {equipment.descriptions}, others {self._known.descriptions}: results "
+                    "would differ; set screening.precision and screening.device for all"
+                )
+            self._equipment = equipment
+            self._free.append(actor)
+
+    def _no_room(self) -> str:
+        options = self._options
+        cluster: Any = ray
+        room = cluster.cluster_resources()
+        return (
+            f"no Ray actor could be started in {options.start_seconds:g} s: each asks for {options.cpus:g} CPUs and "
+            f"{options.gpus:g} GPUs, the cluster has {room.get('CPU', 0):g} and "
+            f"{room.get('GPU', 0):g}; see ray.cpus, ray.gpus, ray.actors"
+        )
+
+
+def _connect(options: RayOptions) -> None:
+    """Join or start the cluster. Raises RunnerFailed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else what is started here runs with nice 15
+    settings: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
+    if options.address == "local":
+        settings |= {"include_dashboard": False, "num_cpus": math.ceil(options.cpus * options.actors)}
+    try:
+        ray.init(address=options.address, **settings)
+    except (ConnectionError, RuntimeError, ValueError, RaySystemError, GetTimeoutError) as error:
+        raise RunnerFailed(f"Ray at {options.address}: {error}; start it, or set ray.address") from None
+
+
+def _cause(error: Exception) -> Exception:
+    """What the actor itself raised."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else error

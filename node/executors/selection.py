@@ -1,0 +1,34 @@
+"""Which executor the configuration asks for. Ray is imported only then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import RunnerFailed
+from engine.runners.interface import RunnerOptions
+from engine.screening import open_systems
+from node.configuration import Configuration
+from node.executors.interface import Executor
+from node.executors.local import LocalExecutor
+
+
+def open_executor(models: Sequence[Path], runner: RunnerOptions, configuration: Configuration) -> Executor:
+    """The executor of `screening.executor` with the packages `models`.
+
+    Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, also where Ray is asked for and not installed.
+    """
+    if configuration.screening.executor == "local":
+        return LocalExecutor(open_systems(models, runner))
+    try:
+        from node.executors.ray_executor import RayExecutor, RayOptions
+    except ModuleNotFoundError as error:
+        raise RunnerFailed(
+            f"screening.executor is ray, but {error.name} is not installed: pip install 'lungnode[ray]'"
+        ) from None
+    section = configuration.ray
+    return RayExecutor(
+        models,
+        runner,
+        RayOptions(section.address, section.actors, section.cpus, section.gpus, section.start_seconds),
+    )

@@ -1,0 +1,107 @@
+"""Executors: what crosses between machines comes back as it was; Ray is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_packages import SYSTEMS, write_package
+
+from engine.errors import PackageInvalid, RunnerFailed
+from engine.findings import Findings, JCSFindings, M3LungFindings, PackageReference, PneumoniaClass
+from engine.runners.interface import RunnerOptions
+from node.configuration import Configuration, ScreeningConfiguration
+from node.executors.selection import open_executor
+from node.executors.shipping import packed_findings, packed_package, unpacked_findings, unpacked_package
+
+
+def findings(labels: np.ndarray, lungs: np.ndarray) -> Findings:
+    """Findings with these masks."""
+    count = len(labels)
+    maps = np.zeros((count, 4, 4), dtype=np.float32)
+    jcs = PackageReference("jcs-tiny", "1.0.0", "jcs", "0" * 64)
+    return Findings(
+        jcs=JCSFindings(jcs, True, 3, 2.0, "absolute", False, maps[:, 0, 0], maps),
+        m3lung=M3LungFindings(
+            replace(jcs, name="m3lung-tiny", system="m3lung"),
+            PneumoniaClass.CAP,
+            (0.1, 0.2, 0.3, 0.4),
+            maps[:, 0],
+            maps[:, 0, 0],
+            maps,
+        ),
+        lesion_labels=labels,
+        lesions=(),
+        lung_mask=lungs,
+        lesion_volume_ml=1.0,
+        lung_volume_ml=2.0,
+        lung_involvement_percent=50.0,
+        key_slices=(0,),
+        timings_s={"lungs": 0.5},
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+    filled=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_masks_arrive_as_they_were(shape: tuple[int, int, int], filled: float, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    labels = np.where(chance.random(shape) < filled, chance.integers(1, 9, shape), 0).astype(np.uint16)
+    sent = findings(labels, chance.random(shape) < 0.5)
+    arrived = unpacked_findings(packed_findings(sent))
+    assert arrived.lesion_labels.dtype == np.uint16
+    assert arrived.lung_mask.dtype == np.bool_
+    np.testing.assert_array_equal(arrived.lesion_labels, sent.lesion_labels)
+    np.testing.assert_array_equal(arrived.lung_mask, sent.lung_mask)
+    assert arrived.m3lung == sent.m3lung
+    assert arrived.lung_involvement_percent == sent.lung_involvement_percent
+
+
+def test_hardly_anything_is_sent_for_an_empty_mask() -> None:
+    empty = np.zeros((64, 128, 128), dtype=np.uint16)
+    shipped = packed_findings(findings(empty, empty > 0))
+    assert shipped.lesions.nbytes + shipped.lung_bits.nbytes <= empty.size / 8
+
+
+def test_a_package_arrives_with_all_its_files(tmp_path: Path) -> None:
+    package = write_package(tmp_path / "here" / "jcs", "jcs")
+    there = tmp_path / "there"
+    there.mkdir()
+    arrived = unpacked_package(packed_package(package), there)
+    assert {f.name: f.read_bytes() for f in arrived.iterdir()} == {
+        f.name: f.read_bytes() for f in package.iterdir()
+    }
+
+
+def test_a_package_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PackageInvalid, match="cannot be read"):
+        packed_package(tmp_path / "none")
+
+
+def test_the_usual_executor_screens_here(tmp_path: Path) -> None:
+    models = tuple(write_package(tmp_path / system, system) for system in SYSTEMS)
+    with open_executor(models, RunnerOptions(), Configuration(models=models)) as executor:
+        assert [package.system for package in executor.packages] == ["jcs", "m3lung"]
+        assert "OpenVINO" in executor.descriptions["jcs"]
+
+
+def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "node.executors.ray_executor", raising=False)
+    wanted = Configuration(screening=ScreeningConfiguration(executor="ray"))
+    with pytest.raises(RunnerFailed, match=r"lungnode\[ray\]"):
+        open_executor(wanted.models, RunnerOptions(), wanted)
+
+
+def test_ray_is_imported_only_when_it_is_asked_for() -> None:
+    code = "import sys, node.casework, node.parts; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
