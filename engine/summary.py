@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.findings import ClassFinding, Findings, OwnModelFindings, PackageReference, PneumoniaClass
+from engine.own_model.wording import class_words, own_model_verdict
 
 
 def findings_summary(findings: Findings, more_timings: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def _own_model(own: OwnModelFindings) -> dict[str, Any]:
         "version": own.package.version,
         "title": own.title,
         "rule": own.rule,
+        "said": own_model_verdict(own),
         "classes": [_class(finding) for finding in own.classes],
         "slice_scores": None if scores is None else [[float(s) for s in of_slice] for of_slice in scores],
         "key_slices": list(own.key_slices),
@@ -85,6 +87,7 @@ def _class(finding: ClassFinding) -> dict[str, Any]:
         "key": which.key,
         "code": [which.code.value, which.code.scheme, which.code.meaning],
         "found": finding.found,
+        "said": class_words(finding),
         "score": finding.score,
         "positive_slices": finding.positive_slices,
         "slice_limit": finding.slice_limit,

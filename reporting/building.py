@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,12 @@ from reporting.context import ObjectKind, ReportContext, ResultObject
 from reporting.equipment import freeze
 from reporting.identity import Identity, identity_of
 from reporting.key_objects import key_object_selection
+from reporting.own_models import OwnSegmentation, own_segmentations
 from reporting.parametric_map import activation_heatmap, location_heatmap, parametric_map
 from reporting.pdf_report import encapsulated_pdf
 from reporting.presentation_state import presentation_state
 from reporting.secondary_capture import secondary_captures
-from reporting.segmentation import lesion_segmentation, lung_segmentation
+from reporting.segmentation import lesion_segmentation, lung_segmentation, own_segmentation
 from reporting.segments import LesionSegment, lesion_segments, segment_map
 from reporting.source_images import SourceImages, source_images
 from reporting.structured_report import structured_report
@@ -40,6 +42,7 @@ class _Material:
     identity: Identity
     sources: SourceImages
     segments: tuple[LesionSegment, ...]
+    own_masks: tuple[OwnSegmentation, ...]
     uids: ResultUids
 
     @cached_property
@@ -47,69 +50,82 @@ class _Material:
         """Segment Number of every voxel, uint8 [Z, Y, X]."""
         return segment_map(self.findings, self.segments)
 
+    def mask(self, kind: ObjectKind, number: int) -> npt.NDArray[np.uint8] | None:
+        """What the `number`th object of a kind has to say of every voxel, where it is a Segmentation."""
+        if kind == "lung_seg":
+            return self.findings.lung_mask.astype(np.uint8)
+        if kind != "seg":
+            return None
+        return next((own.label_map for own in self.own_masks if own.number == number), self.label_map)
+
 
 def build(
     findings: Findings, volume: Volume, context: ReportContext, kinds: Iterable[ObjectKind] = DEFAULT_KINDS
 ) -> tuple[ResultObject, ...]:
-    """The result objects of a study, in the order of `kinds`; of kind `sc` there are several.
+    """The result objects of a study, in the order of `kinds`; of kind `sc` there are several, and of kind `seg`
+    one more for each own model that segmented something.
 
     A pure function: the same arguments give the same bytes, whatever the time or the machine. Objects that have
-    nothing to hold are left out: no `seg` where there is no lesion, no `lung_seg` where there is no lung.
+    nothing to hold are left out: no `seg` where there is no lesion (nor anything of an own model), no `lung_seg`
+    where there is no lung.
     Raises VerificationError where a Segmentation does not read back as the mask that it was made of.
     """
     identity = identity_of(volume.headers[volume.sources[0].header], context.options.charset)
     uids = result_uids(findings, volume, identity, context)
     segments = lesion_segments(findings, uids, context.options.individual_lesions)
-    material = _Material(findings, volume, context, identity, source_images(volume), segments, uids)
+    material = _Material(
+        findings,
+        volume,
+        context,
+        identity,
+        source_images(volume),
+        segments,
+        own_segmentations(findings, uids),
+        uids,
+    )
     return tuple(
         _finished(kind, number, dataset, material)
         for kind in kinds
-        if _has_content(kind, findings)
-        for number, dataset in enumerate(_datasets(kind, material), 1)
+        if kind != "lung_seg" or findings.lung_mask.any()
+        for number, dataset in _datasets(kind, material).items()
     )
 
 
-def _has_content(kind: ObjectKind, findings: Findings) -> bool:
-    if kind == "seg":
-        return len(findings.lesions) > 0
-    if kind == "lung_seg":
-        return bool(findings.lung_mask.any())
-    return True
-
-
-def _datasets(kind: ObjectKind, material: _Material) -> tuple[Dataset, ...]:
+def _datasets(kind: ObjectKind, material: _Material) -> Mapping[int, Dataset]:
+    """The objects of a kind by their numbers."""
     made = _BUILDERS[kind](material)
-    return (made,) if isinstance(made, Dataset) else made
+    return {1: made} if isinstance(made, Dataset) else made
 
 
 def _finished(kind: ObjectKind, number: int, dataset: Dataset, material: _Material) -> ResultObject:
-    freeze(dataset, kind, material.uids, material.context.result_time)
+    result = ResultObject(kind, dataset, number)
+    freeze(dataset, result.name, material.uids, material.context.result_time)
     material.identity.stamp(dataset)
     if material.identity.requests and dataset.Modality not in ("SR", "KO"):
         dataset.RequestAttributesSequence = list(material.identity.requests)
-    result = ResultObject(kind, dataset, number)
-    if kind == "seg":
-        verify_segmentation(result.encoded, material.label_map, material.volume)
-    elif kind == "lung_seg":
-        verify_segmentation(result.encoded, material.findings.lung_mask.astype(np.uint8), material.volume)
+    mask = material.mask(kind, number)
+    if mask is not None:
+        verify_segmentation(result.encoded, mask, material.volume)
     return result
 
 
-def _seg(m: _Material) -> Dataset:
-    return lesion_segmentation(m.findings, m.label_map, m.sources, m.segments, m.uids, m.context)
+def _seg(m: _Material) -> dict[int, Dataset]:
+    """The lesions, where there are any, as number 1; own models after it, each with a number that is always its own."""
+    made = {}
+    if m.segments:
+        made[1] = lesion_segmentation(m.findings, m.label_map, m.sources, m.segments, m.uids, m.context)
+    for plan in m.own_masks:
+        made[plan.number] = own_segmentation(plan, m.findings, m.sources, m.uids, m.context)
+    return made
 
 
-def _sr(m: _Material) -> Dataset:
-    return structured_report("sr", m.findings, m.volume, m.sources, m.segments, m.identity, m.uids, m.context)
-
-
-def _sr_enhanced(m: _Material) -> Dataset:
+def _sr(m: _Material, kind: Literal["sr", "sr_enhanced"] = "sr") -> Dataset:
     return structured_report(
-        "sr_enhanced", m.findings, m.volume, m.sources, m.segments, m.identity, m.uids, m.context
+        kind, m.findings, m.volume, m.sources, m.segments, m.own_masks, m.identity, m.uids, m.context
     )
 
 
-_BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset | tuple[Dataset, ...]]] = {
+_BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset | Mapping[int, Dataset]]] = {
     "seg": _seg,
     "lung_seg": lambda m: lung_segmentation(m.findings, m.sources, m.uids, m.context),
     "gsps": lambda m: presentation_state(m.findings, m.volume, m.sources, m.uids, m.context),
@@ -120,8 +136,10 @@ _BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset | tuple[Dataset, ..
         location_heatmap(m.findings), m.findings, m.volume, m.sources, m.uids, m.context
     ),
     "sr": _sr,
-    "sr_enhanced": _sr_enhanced,
+    "sr_enhanced": lambda m: _sr(m, "sr_enhanced"),
     "kos": lambda m: key_object_selection(m.findings, m.sources, m.identity, m.uids, m.context),
-    "sc": lambda m: secondary_captures(m.findings, m.volume, m.sources, m.uids, m.context),
+    "sc": lambda m: dict(
+        enumerate(secondary_captures(m.findings, m.volume, m.sources, m.uids, m.context), 1)
+    ),
     "pdf": lambda m: encapsulated_pdf(m.findings, m.volume, m.sources, m.uids, m.context),
 }

@@ -26,7 +26,7 @@ SERIES_NUMBER = {
 }  # fmt: skip
 """Series numbers far above those of scanners; the same kind always gets the same."""
 
-SYSTEM_NAMES = {"jcs": "JCS", "m3lung": "M3Lung-Sys"}
+SYSTEM_NAMES = {"jcs": "JCS", "m3lung": "M3Lung-Sys", "onnx": "Own model"}
 
 _DATES = (
     "InstanceCreationDate",
@@ -50,9 +50,9 @@ def package_version(package: PackageReference) -> str:
 
 
 def software_versions(findings: Findings, context: ReportContext) -> list[str]:
-    """Software Versions of the results: the node's and those of both packages (LO, at most 64 characters each)."""
-    packages = (findings.jcs.package, findings.m3lung.package)
-    versions = [f"lungnode {context.software_version}", *(f"{p.name} {package_version(p)}" for p in packages)]
+    """Software Versions of the results: the node's and those of all packages (LO, at most 64 characters each)."""
+    spoke = (f"{package.name} {package_version(package)}" for package in findings.packages)
+    versions = [f"lungnode {context.software_version}", *spoke]
     return [version[:64] for version in versions]
 
 
@@ -63,11 +63,15 @@ def common_arguments(
     uids: ResultUids,
     context: ReportContext,
     instance: int = 1,
+    series_number: int | None = None,
 ) -> dict[str, Any]:
-    """The arguments that highdicom wants alike for every object: series, instance and equipment."""
+    """The arguments that highdicom wants alike for every object: series, instance and equipment.
+
+    series_number: of a series that is none of the usual; else that of the kind.
+    """
     return {
         "series_instance_uid": uids.series(kind),
-        "series_number": SERIES_NUMBER[kind],
+        "series_number": SERIES_NUMBER[kind] if series_number is None else series_number,
         "series_description": description,
         "sop_instance_uid": uids.instance(kind, instance),
         "instance_number": instance,

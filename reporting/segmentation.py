@@ -17,12 +17,18 @@ from engine.findings import Findings, PackageReference
 from reporting.codes import ABNORMAL_STRUCTURE, ANATOMICAL_STRUCTURE, LESION, LUNG
 from reporting.context import ReportContext
 from reporting.equipment import algorithm_sequence, common_arguments
+from reporting.own_models import OwnSegmentation, concept
 from reporting.segments import LesionSegment
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids
 
 LESION_COLOR = (255, 200, 0)
 LUNG_COLOR = (0, 160, 200)
+OWN_SERIES_NUMBER = 9100
+"""Series of own models are numbered from here, by the number of their object."""
+
+
+_CONTENT_LABELS = {"seg": "AI_LESIONS", "lung_seg": "AI_LUNGS"}
 
 
 def lesion_segmentation(
@@ -65,6 +71,32 @@ def lung_segmentation(
     )
 
 
+def own_segmentation(
+    plan: OwnSegmentation,
+    findings: Findings,
+    sources: SourceImages,
+    uids: ResultUids,
+    context: ReportContext,
+) -> Dataset:
+    """The SEG of an own model, of `OwnSegmentation.label_map`, in a series of its own."""
+    descriptions = [
+        _description(
+            s.number,
+            s.finding.which.code.meaning,
+            (concept(s.finding.which.category), concept(s.finding.which.code)),
+            plan.own.package,
+            s.finding.which.color,
+            tracking=(s.tracking_id, s.tracking_uid),
+            site=concept(plan.own.site),
+        )
+        for s in plan.segments
+    ]
+    name = f"AI {plan.own.title} - NOT VERIFIED"
+    return _segmentation(
+        plan.kind, name, plan.label_map, descriptions, findings, sources, uids, context, plan.number
+    )
+
+
 def _description(
     number: int,
     label: str,
@@ -73,6 +105,7 @@ def _description(
     color: tuple[int, int, int],
     *,
     tracking: tuple[str, str],
+    site: CodedConcept = LUNG,
 ) -> SegmentDescription:
     category, kind = concepts
     return SegmentDescription(
@@ -84,7 +117,7 @@ def _description(
         algorithm_identification=algorithm_sequence(package),
         tracking_id=tracking[0],
         tracking_uid=tracking[1],
-        anatomic_regions=[LUNG],
+        anatomic_regions=[site],
         display_color=CIELabColor.from_rgb(*color),
     )
 
@@ -98,8 +131,9 @@ def _segmentation(
     sources: SourceImages,
     uids: ResultUids,
     context: ReportContext,
+    own_number: int | None = None,
 ) -> Dataset:
-    """A SEG of a label map uint8 [Z, Y, X] in the order of the volume."""
+    """A SEG of a label map uint8 [Z, Y, X] in the order of the volume. own_number: of the object of an own model."""
     options = context.options
     form = (
         SegmentationTypeValues.LABELMAP
@@ -112,9 +146,17 @@ def _segmentation(
         segmentation_type=form,
         segment_descriptions=descriptions,
         omit_empty_frames=options.omit_empty_frames,
-        content_label="AI_LUNGS" if kind == "lung_seg" else "AI_LESIONS",
+        content_label=_CONTENT_LABELS.get(kind, "AI_FINDINGS"),
         content_description=series_description,
-        **common_arguments(kind, series_description, findings, uids, context),
+        **common_arguments(
+            kind,
+            series_description,
+            findings,
+            uids,
+            context,
+            own_number or 1,
+            None if own_number is None else OWN_SERIES_NUMBER + own_number,
+        ),
     )
     sources.name_true_sources(dataset)
     if options.deflated:

@@ -6,7 +6,7 @@ UNVERIFIED, and every group names the algorithm that it came from (TID 4019).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from highdicom.sr import (
@@ -30,12 +30,13 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 
-from engine.findings import Findings, PackageReference, PneumoniaClass
+from engine.findings import Findings, OwnModelFindings, PackageReference, PneumoniaClass
 from engine.volume import Volume
 from reporting import codes as coded
 from reporting.context import PredecessorReport, ReportContext
 from reporting.equipment import algorithm_content, common_arguments, device_observer
 from reporting.identity import Identity
+from reporting.own_models import OwnSegmentation, failure_words, own_model_groups
 from reporting.segments import LesionSegment
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids, report_uids
@@ -60,6 +61,7 @@ def structured_report(
     volume: Volume,
     sources: SourceImages,
     segments: tuple[LesionSegment, ...],
+    own_masks: tuple[OwnSegmentation, ...],
     identity: Identity,
     uids: ResultUids,
     context: ReportContext,
@@ -67,12 +69,14 @@ def structured_report(
     """The SR of a study, of the class that `kind` names."""
     own = report_uids(uids, context)
     lesions = _segmentation_reference(volume, uids, context) if segments else None
+    masks = {m.number: _segmentation_reference(volume, uids, context, m.kind, m.number) for m in own_masks}
     groups: list[Any] = [
         _jcs_group(findings, sources, uids),
         _m3lung_group(findings, sources, uids),
         *(_class_group(findings, c, uids) for c in PneumoniaClass),
         _lung_group(findings, volume, sources, uids, context),
         *(_lesion_group(s, lesions, volume, findings.jcs.package) for s in segments if lesions is not None),
+        *_own_model_groups(findings, volume, sources, own_masks, masks, uids),
     ]
     content = MeasurementReport(
         title=coded.IMAGING_MEASUREMENT_REPORT,
@@ -82,7 +86,7 @@ def structured_report(
     )
     requests = identity.referenced_requests()
     return SR_CLASSES[kind](
-        evidence=[*sources.images, *([lesions] if lesions is not None else [])],
+        evidence=[*sources.images, *([lesions] if lesions is not None else []), *masks.values()],
         content=content[0],
         is_complete=True,
         is_final=False,
@@ -170,7 +174,7 @@ def _lung_group(
         ],
         source_images=_key_images(findings, sources),
     )
-    comments = [lesion_summary(findings)]
+    comments = [lesion_summary(findings), *failure_words(findings)]
     if volume.series_choice:
         comments.append(f"Series screened: {volume.series_choice}")
     if context.revision > 1:
@@ -203,6 +207,29 @@ def _lesion_group(
     )
 
 
+def _own_model_groups(
+    findings: Findings,
+    volume: Volume,
+    sources: SourceImages,
+    own_masks: tuple[OwnSegmentation, ...],
+    references: Mapping[int, Dataset],
+    uids: ResultUids,
+) -> Iterator[Any]:
+    """The groups of all own models."""
+    planned = {mask.own.package.name: mask for mask in own_masks}
+    for own in findings.own_models:
+        mask = planned.get(own.package.name)
+        images = _key_images(own, sources)
+        yield from own_model_groups(
+            own,
+            () if mask is None else mask.segments,
+            None if mask is None else references[mask.number],
+            images,
+            volume.series_instance_uid,
+            uids,
+        )
+
+
 def _with_comments(
     group: MeasurementsAndQualitativeEvaluations, comments: Sequence[str]
 ) -> MeasurementsAndQualitativeEvaluations:
@@ -217,7 +244,9 @@ def _tracking(identifier: str, uids: ResultUids) -> TrackingIdentifier:
     return TrackingIdentifier(uid=uids.tracking("group", identifier), identifier=identifier)
 
 
-def _key_images(findings: Findings, sources: SourceImages) -> list[SourceImageForMeasurementGroup]:
+def _key_images(
+    findings: Findings | OwnModelFindings, sources: SourceImages
+) -> list[SourceImageForMeasurementGroup]:
     return [
         SourceImageForMeasurementGroup(
             sources.slices[z].sop_class_uid, sources.slices[z].sop_instance_uid, sources.frames_of(z)
@@ -226,13 +255,15 @@ def _key_images(findings: Findings, sources: SourceImages) -> list[SourceImageFo
     ]
 
 
-def _segmentation_reference(volume: Volume, uids: ResultUids, context: ReportContext) -> Dataset:
-    """What the report needs to refer to the lesion SEG, which has derived UIDs and need not exist yet."""
+def _segmentation_reference(
+    volume: Volume, uids: ResultUids, context: ReportContext, kind: str = "seg", number: int = 1
+) -> Dataset:
+    """What the report needs to refer to a SEG, which has derived UIDs and need not exist yet."""
     labelmap = context.options.segmentation == "labelmap"
     reference = Dataset()
     reference.SOPClassUID = LABEL_MAP_SEGMENTATION_STORAGE if labelmap else SegmentationStorage
-    reference.SOPInstanceUID = uids.instance("seg")
-    reference.SeriesInstanceUID = uids.series("seg")
+    reference.SOPInstanceUID = uids.instance(kind, number)
+    reference.SeriesInstanceUID = uids.series(kind)
     reference.StudyInstanceUID = volume.study_instance_uid
     return reference
 
