@@ -44,7 +44,7 @@ class ScreeningSystems:
     """Both systems and the own models, open and ready. Use as a context manager, or call `close`.
 
     reasons: per system, why it is run by what runs it.
-    own_model_failures: own models that could not be opened. own_models_must_work: whether one that fails on a study
+    own_model_failures: own models that could not be opened. own_models_required: whether one that fails on a study
         fails the study; else the others speak, and it is said which one did not.
     """
 
@@ -53,7 +53,7 @@ class ScreeningSystems:
     reasons: Mapping[str, str] = field(default_factory=dict)
     own_models: tuple[OwnModelSystem, ...] = ()
     own_model_failures: tuple[OwnModelFailure, ...] = ()
-    own_models_must_work: bool = True
+    own_models_required: bool = True
 
     @property
     def all(self) -> tuple[JCSSystem | M3System | OwnModelSystem, ...]:
@@ -85,13 +85,11 @@ def open_systems(
     package_paths: Sequence[Path | str],
     options: RunnerOptions = RunnerOptions(),  # noqa: B008 (frozen)
     report: Callable[[EngineRecord], None] = lambda record: None,
-    *,
-    own_models_must_work: bool = True,
 ) -> ScreeningSystems:
     """Read the packages, one of each system and any number of own models, and open their runners.
 
     report: told of every engine that is built, fails or is ready, where `options.engines` are configured.
-    own_models_must_work: False leaves out own models that cannot be read or opened, and says so in the result.
+    With `options.own_models` optional, own models that cannot be read or opened are left out, and findings say so.
 
     Raises PackageInvalid for a package that fails its checks and where a system is missing or there twice;
     RunnerFailed when no runner can be opened.
@@ -99,6 +97,7 @@ def open_systems(
     opened: dict[str, JCSSystem | M3System | OwnModelSystem] = {}
     reasons: dict[str, str] = {}
     failures: dict[OwnModelFailure, EngineError] = {}
+    required = options.own_models == "required"
     for path in package_paths:
         package = None
         try:
@@ -108,7 +107,7 @@ def open_systems(
                 raise PackageInvalid(f"{path}: a second package for {name}; configure one of each system")
             opened[name], reasons[name] = _open(package, options, report)
         except (PackageInvalid, RunnerFailed) as error:
-            if own_models_must_work or (package is not None and package.metadata.system != "onnx"):
+            if required or (package is not None and package.metadata.system != "onnx"):
                 raise
             name = Path(path).name if package is None else package.metadata.name
             failures[OwnModelFailure(name, str(error))] = error
@@ -119,7 +118,7 @@ def open_systems(
         missing = "jcs" if first is None else "m3lung"
         raise PackageInvalid(f"no model package for {missing} is configured; one of each system is needed")
     own = tuple(system for system in opened.values() if isinstance(system, OwnModelSystem))
-    return ScreeningSystems(first, second, reasons, own, tuple(failures), own_models_must_work)
+    return ScreeningSystems(first, second, reasons, own, tuple(failures), required)
 
 
 def _open(
@@ -227,7 +226,7 @@ def _own_models(
             with watch.stage(_stage_name(system.package)):
                 findings.append(screen_with(system, volume, lungs, with_lung))
         except RunnerFailed as error:
-            if systems.own_models_must_work:
+            if systems.own_models_required:
                 raise
             failures.append(OwnModelFailure(system.metadata.name, str(error)))
     return tuple(findings), tuple(failures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from engine.errors import PackageInvalid
 from engine.findings import Findings
 from engine.loading import load_series
 from engine.packages import read_package
@@ -140,8 +141,9 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
     """
     screening = configuration.screening
     models = configuration.models
-    if any(rule.then.packages is not None for rule in configuration.routing):
-        models = _first_of_each_system(models)
+    named = {name for rule in configuration.routing for name in rule.then.packages or ()}
+    if named:
+        models = _unnamed_models(models, named)
     executor = open_executor(models, runner_options(configuration), configuration)
     rules = SeriesRules(
         min_slices=screening.min_slices,
@@ -155,12 +157,23 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
     return Casework(executor, rules, options, configuration.listener.ae_title, wanted)
 
 
-def _first_of_each_system(models: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Where rules choose among packages, the first of each system is what studies without such a rule get."""
+def _unnamed_models(models: tuple[Path, ...], named: Collection[str]) -> tuple[Path, ...]:
+    """Where rules choose among packages, what studies without such a rule get.
+
+    The first package of each system, and the own models that no rule keeps to itself.
+    """
     found: dict[str, Path] = {}
+    own = []
     for path in models:
-        found.setdefault(read_package(path).metadata.system, path)
-    return tuple(found.values())
+        try:
+            system = read_package(path).metadata.system
+        except PackageInvalid:  # whether that matters is decided when it is opened
+            system = "onnx"
+        if system != "onnx":
+            found.setdefault(system, path)
+        elif path.name not in named:
+            own.append(path)
+    return (*found.values(), *own)
 
 
 def engine_options(configuration: Configuration) -> EngineOptions:
@@ -182,6 +195,7 @@ def runner_options(configuration: Configuration) -> RunnerOptions:
         precision=screening.precision,
         threads=screening.threads,
         device=screening.device,
+        own_models=screening.own_models,
         engines=engine_options(configuration) if screening.built_engines else None,
     )
 

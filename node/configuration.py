@@ -248,6 +248,7 @@ class ScreeningConfiguration(_Section):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     device: Literal["auto", "openvino", "tensorrt", "torch"] = "auto"
     executor: Literal["local", "ray"] = "local"
+    own_models: Literal["required", "optional"] = "required"
     built_engines: bool = False
     engine_cache: Path = Path("trt_engines/cache")
     preferred_kernel: Literal["soft", "lung"] = "soft"

@@ -35,6 +35,7 @@ class RunnerOptions:
     precision: auto takes the fastest that passes verification (with `engines`), or bf16 where the CPU multiplies it
     in hardware, else f32. threads: 0 leaves it to the backend (all cores). batch: slices per call.
     engines: None runs the package's ONNX directly, without a built and verified engine.
+    own_models: whether a department's own model that fails ends the work, or is left out and said to be.
     """
 
     precision: Precision = "auto"
@@ -42,6 +43,7 @@ class RunnerOptions:
     batch: int = 8
     device: Literal["auto", "openvino", "tensorrt", "torch"] = "auto"
     engines: EngineOptions | None = None
+    own_models: Literal["required", "optional"] = "required"
 
 
 class Runner(Protocol):
