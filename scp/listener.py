@@ -36,6 +36,7 @@ from scp.sweep import SpoolLock, sweep
 from store import receipts
 from store.database import Database
 from store.receipts import Peer
+from store.repeated_receipts import RepeatedReceipts
 
 LOGGER = structlog.get_logger(__name__)
 
@@ -76,6 +77,7 @@ class Listener:
         self._receiver = Receiver(
             spool=self._spool,
             database=database,
+            short_way=RepeatedReceipts(database),
             now=now,
             own_manufacturer=policy.own_manufacturer,
             max_instance_bytes=policy.max_instance_bytes,
@@ -132,6 +134,7 @@ class Listener:
         self._stopping.set()
         self._housekeeper.join()
         self._register.end_dead()
+        self._receiver.short_way.close()
         if self._lock is not None:
             self._lock.release()
         self._server = None

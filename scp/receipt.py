@@ -23,7 +23,7 @@ from scp.spool import HEAD, IncomingFile, KeptFile, Spool, TooLarge
 from store import receipts
 from store.database import Database
 from store.receipts import Outcome, Peer, ReceivedInstance, StudyTooLarge
-from store.repeated_receipts import record_repeated
+from store.repeated_receipts import RepeatedReceipts
 
 LOGGER = structlog.get_logger(__name__)
 
@@ -67,6 +67,7 @@ class Receiver:
 
     spool: Spool
     database: Database
+    short_way: RepeatedReceipts
     now: Clock
     own_manufacturer: str
     max_instance_bytes: int
@@ -202,20 +203,8 @@ class Receiver:
     def _outcome(self, received: ReceivedInstance, request: StoreRequest) -> Outcome:
         """What the store makes of it: the short way where it is open, else the one that decides everything."""
         series = (received.study_instance_uid, received.series_instance_uid)
-        numbers = request.known_series.get(series)
-        if numbers is not None and request.association_id is not None:
-            with self.database.write_directly() as transaction:
-                if record_repeated(
-                    transaction.connection,
-                    received,
-                    study_id=numbers[0],
-                    series_id=numbers[1],
-                    association_id=request.association_id,
-                    now=self.now(),
-                    max_study_bytes=self.max_study_bytes,
-                ):
-                    return Outcome.NEW
-                transaction.rollback()
+        if self._recorded_shortly(received, request, request.known_series.get(series)):
+            return Outcome.NEW
         with self.database.write() as session:
             receipt = receipts.record_instance(
                 session,
@@ -228,6 +217,20 @@ class Receiver:
             request.known_series.clear()
         request.known_series[series] = (receipt.study_id, receipt.series_id)
         return receipt.outcome
+
+    def _recorded_shortly(
+        self, received: ReceivedInstance, request: StoreRequest, numbers: tuple[int, int] | None
+    ) -> bool:
+        if numbers is None or request.association_id is None:
+            return False
+        return self.short_way.record(
+            received,
+            study_id=numbers[0],
+            series_id=numbers[1],
+            association_id=request.association_id,
+            now=self.now(),
+            max_study_bytes=self.max_study_bytes,
+        )
 
 
 class Reception:

@@ -73,11 +73,11 @@ class Spool:
         folder = self.kept / hashlib.sha256(study_instance_uid.encode("ascii")).hexdigest()[:32]
         final = folder / f"{incoming.sha256}.dcm"
         try:
-            incoming.path.rename(final)
+            incoming.rename(final)
         except FileNotFoundError:
             folder.mkdir(mode=0o700, exist_ok=True)
             _flush_directory(self.kept)
-            incoming.path.rename(final)
+            incoming.rename(final)
         incoming.flush()
         _flush_directory(folder)
         return KeptFile(str(final.relative_to(self.storage)), incoming.sha256, incoming.size)
@@ -117,6 +117,7 @@ class IncomingFile:
         self._file: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._pending = bytearray(meta)
         self._digest.update(meta)
+        self._named = False
 
     @property
     def sha256(self) -> str:
@@ -131,13 +132,22 @@ class IncomingFile:
         if len(self.head) < HEAD:
             self.head += bytes(data[: HEAD - len(self.head)])
         self._digest.update(data)
-        self._pending += data
-        if len(self._pending) >= WRITE_PIECE:
-            self._write_out()
+        if len(self._pending) + len(data) < WRITE_PIECE:
+            self._pending += data
+            return
+        self._write_out(self._pending)
+        self._pending.clear()
+        self._write_out(data)
 
     def finish(self) -> None:
         """Hand everything to the kernel. Raises OSError."""
-        self._write_out()
+        self._write_out(self._pending)
+        self._pending.clear()
+
+    def rename(self, final: Path) -> None:
+        """Give the file its name for good. Raises OSError."""
+        self.path.rename(final)
+        self._named = True
 
     def flush(self) -> None:
         """Make the content last (fsync), then close. Raises OSError."""
@@ -146,19 +156,18 @@ class IncomingFile:
             self._close()
 
     def abandon(self) -> None:
-        """Close and remove the file, if it is still there."""
+        """Close the file, and remove it unless it has its name for good."""
         self._close()
-        self.path.unlink(missing_ok=True)
+        if not self._named:
+            self.path.unlink(missing_ok=True)
 
-    def _write_out(self) -> None:
+    def _write_out(self, data: bytes | bytearray | memoryview) -> None:
         if self._file is None:
             raise OSError("the file is closed")
-        view = memoryview(self._pending)
-        start = 0
-        while start < len(view):
-            start += os.write(self._file, view[start : start + WRITE_PIECE])
-        view.release()
-        self._pending.clear()
+        with memoryview(data) as view:
+            start = 0
+            while start < len(view):
+                start += os.write(self._file, view[start : start + WRITE_PIECE])
 
     def _close(self) -> None:
         if self._file is not None:

@@ -49,6 +49,8 @@ from scp.receipt import Answer
 LOGGER = structlog.get_logger(__name__)
 
 WAIT_MS = 500
+STRETCH_S = 1.0
+"""So long at most the reactor waits while a data set comes; only then does it note that the peer is not idle."""
 P_DATA_TF = 0x04
 DATA_TRANSFER = "Sta6"
 CLOSING = "Sta13"
@@ -218,6 +220,14 @@ class _WaitingSocket(AssociationSocket):
             filled += count
         return filled
 
+    def more_comes(self) -> bool:
+        """Wait for data; False where none came, or something else asks for the DUL thread's attention."""
+        connection = cast(socket.socket, self.socket)
+        if isinstance(connection, ssl.SSLSocket) and connection.pending():
+            return True
+        happened = self._poll.poll(WAIT_MS)
+        return len(happened) == 1 and happened[0][0] != self._wake_up.descriptor
+
     def push_back(self, data: bytes) -> None:
         """The next `recv` begins with these bytes."""
         self._pushed_back = data
@@ -231,13 +241,21 @@ class _PDUReader:
         self._original = original
         self._messages = messages
         self._buffer = bytearray()
+        self._stretch = min(STRETCH_S, (association.network_timeout or STRETCH_S) / 4)
 
     def read(self) -> None:
-        """Read one PDU; what goes wrong becomes an event of the state machine, as in pynetdicom."""
+        """Read one PDU, or a data set to its end; what goes wrong becomes an event, as in pynetdicom.
+
+        Inside a data set only the peer has anything to say, and a round of the reactor for each PDU costs more than
+        the PDU does.
+        """
         dul = self._association.dul
         connection: _WaitingSocket = dul.socket
         try:
             self._read(connection, dul.state_machine.current_state)
+            until = time.monotonic() + self._stretch
+            while self._messages.inside_data_set and time.monotonic() < until and connection.more_comes():
+                self._read(connection, dul.state_machine.current_state)
         except ProtocolViolation as violation:
             LOGGER.warning("association aborted", why=str(violation))
             self._messages.abandon()
@@ -280,6 +298,11 @@ class _MessageAssembly:
         self._request: Command | None = None
         self._storing: Storing | None = None
         self._passing = False
+
+    @property
+    def inside_data_set(self) -> bool:
+        """Whether a data set has begun and not ended."""
+        return self._storing is not None
 
     def take(self, body: memoryview) -> None:
         """Take the PDVs of one P-DATA-TF (PS3.8 9.3.5.1, annex E). Raises ProtocolViolation, OSError."""

@@ -7,11 +7,12 @@ with database.write() as session:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 
-from sqlalchemy import Engine, RootTransaction
+from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
@@ -26,6 +27,15 @@ class Database:
     engine: Engine
     url: URL
     writer: Engine
+    _writing: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    def turn(self) -> AbstractContextManager[object]:
+        """To be held around a transaction that changes the store.
+
+        SQLite has one writer at a time, and who finds it busy sleeps up to 0.1 s before looking again: threads of
+        one process wait for each other here instead, and wake at once.
+        """
+        return self._writing if self.engine.dialect.name == "sqlite" else nullcontext()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -34,17 +44,8 @@ class Database:
         On SQLite it takes the write lock at its start, since a lock taken half-way fails at once instead of
         waiting (SQLITE_BUSY while upgrading a read snapshot).
         """
-        with Session(self.writer) as session, session.begin():
+        with self.turn(), Session(self.writer) as session, session.begin():
             yield session
-
-    @contextmanager
-    def write_directly(self) -> Iterator[RootTransaction]:
-        """As `write`, without a session around it: a transaction whose `connection` executes statements.
-
-        It commits at the end unless it was rolled back.
-        """
-        with self.writer.connect() as connection, connection.begin() as transaction:
-            yield transaction
 
     @contextmanager
     def read(self) -> Iterator[Session]:

@@ -209,7 +209,7 @@ def test_a_store_that_is_away_is_answered_with_a700(
 
     with monkeypatch.context() as patch:
         patch.setattr("scp.receipt.receipts.record_instance", away)
-        patch.setattr("scp.receipt.record_repeated", away)
+        patch.setattr("scp.receipt.RepeatedReceipts.record", lambda *_, **__: False)
         assert association.send_c_store(ct(2)).Status == 0xA700
     assert association.send_c_store(ct(2)).Status == 0x0000
     association.release()

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select, text
 
 from store import claims, receipts, revisions
-from store.database import Database
-from store.models import Revision, Study
-from store.receipts import Outcome, ReceivedInstance
+from store.database import Database, open_database
+from store.migrations import upgrade
+from store.models import Instance, Revision, Study
+from store.receipts import Outcome, Peer, ReceivedInstance
+from store.repeated_receipts import RepeatedReceipts
 from store.states import StudyState
 
 LEASE = timedelta(minutes=1)
@@ -23,6 +26,26 @@ def in_parallel(count: int, work: Callable[[int], None]) -> None:
     with ThreadPoolExecutor(count) as pool:
         for done in [pool.submit(work, number) for number in range(count)]:
             done.result()
+
+
+def another(database: Database) -> Database:
+    """The same store as another process opens it: it takes no turns with this one."""
+    return open_database(database.url.render_as_string(hide_password=False))
+
+
+def an_instance(number: int) -> ReceivedInstance:
+    return ReceivedInstance(
+        study_instance_uid="1.2.3",
+        series_instance_uid="1.2.3.1",
+        sop_instance_uid=f"1.2.3.1.{number}",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        modality="CT",
+        patient_digest="0" * 64,
+        sha256=f"{number:064d}",
+        size=1,
+        path=f"spool/{number}",
+    )
 
 
 def waiting_studies(database: Database, count: int, now: datetime) -> None:
@@ -54,10 +77,12 @@ def test_every_study_is_claimed_once(database: Database, now: datetime) -> None:
     claimed: Counter[int] = Counter()
 
     def work(number: int) -> None:
+        own = another(database)
         while True:
-            with database.write() as session:
+            with own.write() as session:
                 claim = claims.claim_next(session, worker=f"w{number}", lease=LEASE, max_attempts=3, now=now)
             if claim is None:
+                own.close()
                 return
             claimed[claim.study_id] += 1
 
@@ -69,25 +94,76 @@ def test_the_same_instance_over_four_associations_is_new_once(database: Database
     outcomes: Counter[Outcome] = Counter()
 
     def work(_: int) -> None:
+        own = another(database)
         for number in range(20):
-            instance = ReceivedInstance(
-                study_instance_uid="1.2.3",
-                series_instance_uid="1.2.3.1",
-                sop_instance_uid=f"1.2.3.1.{number}",
-                sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
-                transfer_syntax_uid="1.2.840.10008.1.2.1",
-                modality="CT",
-                patient_digest="0" * 64,
-                sha256=f"{number:064d}",
-                size=1,
-                path=f"spool/{number}",
-            )
-            with database.write() as session:
-                receipt = receipts.record_instance(session, instance, association_id=None, now=now)
+            with own.write() as session:
+                receipt = receipts.record_instance(session, an_instance(number), association_id=None, now=now)
             outcomes[receipt.outcome] += 1
+        own.close()
 
     in_parallel(4, work)
     assert outcomes == Counter({Outcome.NEW: 20, Outcome.IDENTICAL: 60})
     with database.read() as session:
         (study,) = revisions.receiving_studies(session)
     assert study.instance_count == 20
+
+
+class Short:
+    """The short way into a store that has instance 0 of a study and an association."""
+
+    def __init__(self, database: Database, now: datetime) -> None:
+        self.way = RepeatedReceipts(database)
+        self._now = now
+        with database.write() as session:
+            peer = Peer("SCANNER", "127.0.0.1")
+            self._association = receipts.open_association(
+                session, listener="L", peer=peer, called_ae="A", now=now
+            )
+            self._first = receipts.record_instance(session, an_instance(0), association_id=None, now=now)
+
+    def record(self, number: int) -> bool:
+        return self.way.record(
+            an_instance(number),
+            study_id=self._first.study_id,
+            series_id=self._first.series_id,
+            association_id=self._association,
+            now=self._now,
+        )
+
+
+def test_instances_of_many_associations_share_commits_and_are_told_apart(
+    database: Database, now: datetime
+) -> None:
+    short = Short(database, now)
+    recorded: dict[int, bool] = {}
+
+    def work(number: int) -> None:
+        recorded[number] = short.record(number // 2)  # each twice: one of the two is a duplicate
+
+    with database.turn():  # all of them come while the store is busy
+        pool = ThreadPoolExecutor(20)
+        done = [pool.submit(work, number) for number in range(2, 22)]
+    for one in done:
+        one.result()
+    pool.shutdown()
+    short.way.close()
+    assert Counter(n // 2 for n, was in recorded.items() if was) == Counter(range(1, 11))
+    with database.read() as session:
+        (study,) = revisions.receiving_studies(session)
+        assert study.instance_count == session.scalar(select(func.count()).select_from(Instance)) == 11
+
+
+def test_the_short_way_survives_the_end_of_its_connection(postgresql_server: Any, now: datetime) -> None:
+    with postgresql_server.database() as url:
+        upgrade(url)
+        database = open_database(url)
+        short = Short(database, now)
+        assert short.record(1)
+        with database.write() as session:
+            session.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+            )
+        assert not short.record(2)  # the long way decides, and the next one has a connection again
+        assert short.record(2)
+        short.way.close()
+        database.close()

@@ -22,7 +22,7 @@ from store import (
 from store.database import Database
 from store.deliveries import Backoff
 from store.receipts import Outcome, Peer, ReceivedInstance
-from store.repeated_receipts import record_repeated
+from store.repeated_receipts import RepeatedReceipts
 from store.results import ResultObject
 from store.states import IllegalTransition, StudyState
 
@@ -517,18 +517,17 @@ def repeat(database: Database, number: int, at: datetime, first: receipts.Receip
     with database.write() as session:
         peer = Peer("SCANNER", "127.0.0.1")
         association = receipts.open_association(session, listener="L", peer=peer, called_ae="A", now=at)
-    with database.write_directly() as transaction:
-        done = record_repeated(
-            transaction.connection,
+    short_way = RepeatedReceipts(database)
+    try:
+        return short_way.record(
             an_instance(number),
             study_id=first.study_id,
             series_id=first.series_id,
             association_id=association,
             now=at,
         )
-        if not done:
-            transaction.rollback()
-    return done
+    finally:
+        short_way.close()
 
 
 def test_the_short_way_records_what_the_long_one_would(
@@ -575,6 +574,7 @@ def test_only_delivered_studies_of_enough_age_lose_their_images(
         expired = retention.begin_purge(session, study_id, later, later)
         assert expired is not None
         assert expired.paths == (an_instance(1).path,)
+        assert expired.results, "result objects stay, and are named so that nothing else does"
         assert retention.purged_among(session, [*expired.paths, "other"]) == set(expired.paths)
         assert retention.begin_purge(session, study_id, later, later) is None
     with database.write() as session, pytest.raises(admin.NothingToDo, match="deleted after delivery"):
