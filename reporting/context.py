@@ -6,15 +6,14 @@ number and no environment.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Literal, get_args
 
-import pydicom
 from pydicom.dataset import Dataset
 
+from reporting.encoding import encoded
 from reporting.priors import PriorComparison, ReportReference
 
 ObjectKind = Literal["seg", "gsps", "pm", "pm_m3", "sr", "sr_enhanced", "kos", "sc", "pdf", "lung_seg"]
@@ -95,6 +94,4 @@ class ResultObject:
     @cached_property
     def encoded(self) -> bytes:
         """The object as a DICOM file (PS3.10), as it was verified and as it is to be saved."""
-        buffer = io.BytesIO()
-        pydicom.dcmwrite(buffer, self.dataset, enforce_file_format=True)
-        return buffer.getvalue()
+        return encoded(self.dataset)
