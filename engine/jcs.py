@@ -11,6 +11,7 @@ from engine.assessment import jcs_patient_rule
 from engine.findings import MAP_GRID, JCSFindings
 from engine.heatmaps import normalised, placed
 from engine.lungs import Box, Mask, volume_box
+from engine.morphology import grown_by_rectangle
 from engine.packages import JCSMetadata, ModelPackage
 from engine.runners.batches import run_slices
 from engine.runners.interface import Runner
@@ -74,12 +75,12 @@ def segment_box(lungs: Mask, system: JCSSystem) -> Box:
 
 
 def segment(
-    hu: npt.NDArray[np.int16], lungs: Mask, with_lung: Mask, allowed: Mask, system: JCSSystem
+    hu: npt.NDArray[np.int16], lungs: Mask, with_lung: Mask, rim: tuple[int, int], system: JCSSystem
 ) -> Mask:
-    """Lesion mask bool [Z, Y, X]: lesion probability above the package's threshold, inside of `allowed` [Z, Y, X].
+    """Lesion mask bool [Z, Y, X]: lesion probability above the package's threshold, within the lungs and their rim.
 
-    lungs: bool [Z, Y, X], decides the crop where the package works on the lungs' box; outside of it is no lesion.
-    with_lung: bool [Z]; other slices are not given to the network.
+    lungs: bool [Z, Y, X]; `rim` (rows, columns) beyond them may be lesion. They decide the crop, too, where the
+    package works on the lungs' box. with_lung: bool [Z]; other slices are not given to the network.
     """
     least = int(np.ceil(system.metadata.thresholds.lesion * 255))
     mask = np.zeros(hu.shape, dtype=bool)
@@ -90,5 +91,5 @@ def segment(
     ):
         probability = output.bytes("lesion_probability", (len(slices), bottom - top, right - left))
         inside = np.s_[slices, top:bottom, left:right]
-        mask[inside] = (probability >= least) & allowed[inside]
+        mask[inside] = (probability >= least) & grown_by_rectangle(lungs[inside], *rim)
     return mask

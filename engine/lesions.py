@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from engine.findings import Lesion
 from engine.lungs import Mask
+from engine.runs import Runs, connected, runs_of
 from engine.volume import Geometry, Volume
 
 SMALLEST_LESION_MM3 = 30.0
@@ -29,60 +31,53 @@ def label_lesions(mask: Mask, volume: Volume) -> tuple[Labels, tuple[Lesion, ...
     region = _extent(mask)
     if region is None:
         return labels, ()
-    parts, count = ndimage.label(mask[region], structure=np.ones((3, 3, 3), dtype=bool))
-    volumes = _volumes_mm3(parts, count, volume.geometry, region[0].start)
-    order = [k for k in np.argsort(-volumes, kind="stable") if volumes[k] >= SMALLEST_LESION_MM3][
-        :MOST_LESIONS
-    ]
-    rank = np.zeros(count + 1, dtype=np.uint16)
-    rank[np.asarray(order, dtype=int) + 1] = np.arange(1, len(order) + 1)
-    labels[region] = rank[parts]
-    boxes = ndimage.find_objects(labels[region])
-    origin = (region[0].start, region[1].start, region[2].start)
+    inside = mask[region]
+    runs = runs_of(inside, (region[0].start, region[1].start, region[2].start))
+    part, count = connected(runs)
+    weights = runs.lengths * volume.geometry.slice_extents[runs.z]
+    mm3 = np.bincount(part, weights, minlength=count) * volume.geometry.pixel_area
+    order = [k for k in np.argsort(-mm3, kind="stable") if mm3[k] >= SMALLEST_LESION_MM3][:MOST_LESIONS]
+    rank = np.zeros(count, dtype=np.uint16)
+    rank[order] = np.arange(1, len(order) + 1)
+    of_run = rank[part]
+    labels[region][inside] = np.repeat(of_run, runs.lengths)
+    hu_sums = runs.sums(volume.hu[region][inside])
     return labels, tuple(
-        _measured(k + 1, labels[region][box], _shifted(box, origin), volume) for k, box in enumerate(boxes)
+        _measured(k + 1, runs.taken(group), hu_sums[group], volume.geometry)
+        for k, group in enumerate(_groups(of_run, len(order)))
     )
 
 
 def _extent(mask: Mask) -> tuple[slice, slice, slice] | None:
-    spans = []
-    for axes in ((1, 2), (0, 2), (0, 1)):
-        hit = np.flatnonzero(mask.any(axis=axes))
-        if not len(hit):
-            return None
+    slices = np.flatnonzero([plane.any() for plane in mask])
+    if not len(slices):
+        return None
+    spans = [slice(int(slices[0]), int(slices[-1]) + 1)]
+    shadow = mask[spans[0]].any(axis=0)
+    for axis in (1, 0):
+        hit = np.flatnonzero(np.any(shadow, axis=axis))
         spans.append(slice(int(hit[0]), int(hit[-1]) + 1))
     return spans[0], spans[1], spans[2]
 
 
-def _volumes_mm3(
-    parts: npt.NDArray[np.int32], count: int, geometry: Geometry, first_slice: int
-) -> npt.NDArray[np.float64]:
-    totals = np.zeros(count + 1)
-    for z, plane in enumerate(parts):
-        counts = np.bincount(plane.ravel(), minlength=count + 1) if plane.any() else 0
-        totals += counts * geometry.pixel_area * geometry.slice_extents[first_slice + z]
-    return totals[1:]
+def _groups(of_run: npt.NDArray[np.uint16], count: int) -> list[npt.NDArray[np.intp]]:
+    """The runs of each of the labels 1 .. count, in their order."""
+    order = np.argsort(of_run, kind="stable")
+    ends = np.searchsorted(of_run[order], np.arange(count + 1), side="right")
+    return [order[first:last] for first, last in pairwise(ends)]
 
 
-def _shifted(box: tuple[slice, ...], origin: tuple[int, int, int]) -> tuple[slice, slice, slice]:
-    z, y, x = (slice(s.start + o, s.stop + o) for s, o in zip(box, origin, strict=True))
-    return z, y, x
-
-
-def _measured(label: int, labels: Labels, box: tuple[slice, slice, slice], volume: Volume) -> Lesion:
-    """Measures of one lesion; `labels` is the part of the label volume inside `box`."""
-    geometry = volume.geometry
-    voxels = np.argwhere(labels == label).astype(np.float64) + [s.start for s in box]
-    z = voxels[:, 0].astype(int)
-    weights = geometry.slice_extents[z]
-    centroid = np.average(geometry.to_patient(voxels), axis=0, weights=weights)
+def _measured(label: int, runs: Runs, hu_sums: npt.NDArray[np.int64], geometry: Geometry) -> Lesion:
+    """Measures of one lesion from its runs and the sum of HU over each of them."""
+    weights = runs.lengths * geometry.slice_extents[runs.z]
+    centroid = np.average(geometry.to_patient(runs.centres), axis=0, weights=weights)
     return Lesion(
         label=label,
         volume_ml=float(weights.sum() * geometry.pixel_area / 1000),
         centroid=(float(centroid[0]), float(centroid[1]), float(centroid[2])),
-        slices=(int(z[0]), int(z[-1])),
-        largest_slice=int(np.argmax(np.bincount(z))),
-        mean_hu=float(np.average(volume.hu[box][labels == label], weights=weights)),
+        slices=(int(runs.z[0]), int(runs.z[-1])),
+        largest_slice=int(np.argmax(np.bincount(runs.z, runs.lengths))),
+        mean_hu=float(hu_sums @ geometry.slice_extents[runs.z] / weights.sum()),
     )
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from engine.morphology import closed_by_disc, grown_by_rectangle
+from engine.morphology import closed_by_disc
 from engine.volume import Geometry
 
 Box = tuple[int, int, int, int]
@@ -138,19 +138,23 @@ def find_lungs(hu: npt.NDArray[np.int16], geometry: Geometry, rules: LungRules =
 
 def lung_volume_ml(lungs: Mask, geometry: Geometry) -> float:
     """Volume of a mask bool [Z, Y, X] in ml, each slice with its own extent."""
-    areas = np.count_nonzero(lungs, axis=(1, 2)) * geometry.pixel_area
-    return float(areas @ geometry.slice_extents) / 1000
+    return float(areas(lungs) * geometry.pixel_area @ geometry.slice_extents) / 1000
+
+
+def areas(mask: Mask) -> npt.NDArray[np.float64]:
+    """Pixels of each slice of a mask bool [Z, Y, X], float64 [Z]."""
+    return np.array([np.count_nonzero(plane) for plane in mask], dtype=np.float64)
 
 
 def slices_with_lung(lungs: Mask, geometry: Geometry, minimum_mm2: float = 500.0) -> Mask:
     """bool [Z]: slices in which the lungs have at least `minimum_mm2`."""
-    return np.asarray(np.count_nonzero(lungs, axis=(1, 2)) * geometry.pixel_area >= minimum_mm2)
+    return np.asarray(areas(lungs) * geometry.pixel_area >= minimum_mm2)
 
 
-def dilated(mask: Mask, geometry: Geometry, mm: float) -> Mask:
-    """A mask bool [Z, Y, X] grown by `mm` to all sides within each slice (a rectangle), not across slices."""
+def in_pixels(mm: float, geometry: Geometry) -> tuple[int, int]:
+    """A length within slices in whole (rows, columns)."""
     rows, columns = (max(round(mm / spacing), 0) for spacing in geometry.pixel_spacing)
-    return grown_by_rectangle(mask, rows, columns)
+    return rows, columns
 
 
 def _coarsened(

@@ -24,8 +24,8 @@ from engine.findings import (
     PneumoniaClass,
 )
 from engine.jcs import JCSSystem
-from engine.lesions import key_slices, label_lesions
-from engine.lungs import Mask, dilated, find_lungs, lung_volume_ml, slices_with_lung
+from engine.lesions import Labels, key_slices, label_lesions
+from engine.lungs import Mask, areas, find_lungs, in_pixels, lung_volume_ml, slices_with_lung
 from engine.m3lung import M3System
 from engine.own_model.contract import OwnModelMetadata
 from engine.own_model.screening import OwnModelSystem, screen_with
@@ -187,18 +187,18 @@ def screen(
     with watch.stage("jcs_segment"):
         mask = np.zeros(volume.shape, dtype=bool)
         if jcs_findings.positive or always_segment:
-            allowed = dilated(lungs, volume.geometry, LUNG_RIM_MM)
-            mask = jcs.segment(volume.hu, lungs, with_lung, allowed, systems.jcs)
+            rim = in_pixels(LUNG_RIM_MM, volume.geometry)
+            mask = jcs.segment(volume.hu, lungs, with_lung, rim, systems.jcs)
     with watch.stage("m3lung_slices"):
         outputs = m3lung.classify_slices(volume.hu, lungs, with_lung, systems.m3lung)
     with watch.stage("m3lung_patient"):
         m3_findings = m3lung.assess(outputs, systems.m3lung)
     with watch.stage("lesions"):
         labels, lesions = label_lesions(mask, volume)
-        lungs |= labels > 0
+        lesion_areas = _joined(labels, lungs)
         lung_ml = lung_volume_ml(lungs, volume.geometry)
         lesion_ml = sum(lesion.volume_ml for lesion in lesions)
-        shown = _key_slices(labels > 0, lungs, jcs_findings, m3_findings, systems)
+        shown = _key_slices(lesion_areas, lungs, jcs_findings, m3_findings, systems)
     own, failures = _own_models(volume, lungs, with_lung, systems, watch)
     return Findings(
         jcs=jcs_findings,
@@ -232,8 +232,18 @@ def _own_models(
     return tuple(findings), tuple(failures)
 
 
+def _joined(labels: Labels, lungs: Mask) -> npt.NDArray[np.float64]:
+    """Make the lesions part of the lungs, in place; gives their pixels per slice, float64 [Z]."""
+    pixels = np.zeros(len(labels))
+    for z in np.flatnonzero([plane.any() for plane in labels]):
+        lesion = labels[z] > 0
+        pixels[z] = np.count_nonzero(lesion)
+        lungs[z] |= lesion
+    return pixels
+
+
 def _key_slices(
-    lesions: Mask,
+    lesion_areas: npt.NDArray[np.float64],
     lungs: Mask,
     jcs_findings: JCSFindings,
     m3_findings: M3LungFindings,
@@ -244,8 +254,4 @@ def _key_slices(
     jcs_score[jcs_score <= systems.jcs.metadata.thresholds.slice] = 0
     m3_score = (1 - m3_findings.slice_probabilities[:, 0]) * (m3_findings.lesion_probabilities > 0.5)
     ill = m3_score * (m3_findings.label is not PneumoniaClass.HEALTHY)
-    return key_slices(_areas(lesions), ill, jcs_score, m3_score, _areas(lungs))
-
-
-def _areas(mask: Mask) -> npt.NDArray[np.float64]:
-    return np.asarray(np.count_nonzero(mask, axis=(1, 2)), dtype=np.float64)
+    return key_slices(lesion_areas, ill, jcs_score, m3_score, areas(lungs))

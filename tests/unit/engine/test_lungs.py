@@ -11,8 +11,8 @@ import pytest
 from engine.loading import load_series
 from engine.lungs import (
     crop_box,
-    dilated,
     find_lungs,
+    in_pixels,
     lung_volume_ml,
     slices_with_lung,
     volume_box,
@@ -124,12 +124,10 @@ def test_no_lungs_in_uniform_matter(hu: int, volume_of) -> None:
     assert find_lungs(volume.hu, volume.geometry) is None
 
 
-def test_dilation_grows_by_millimetres_in_plane_only(volume_of) -> None:
-    mask = np.zeros((3, 21, 21), dtype=bool)
-    mask[1, 10, 10] = True
-    grown = dilated(mask, volume_of(np.zeros((3, 21, 21)), pixel=2.0).geometry, 6.0)
-    assert np.flatnonzero(grown.any(axis=(1, 2))).tolist() == [1]
-    assert np.flatnonzero(grown.any(axis=(0, 2))).tolist() == list(range(7, 14))
+def test_a_length_in_pixels(volume_of) -> None:
+    geometry = volume_of(np.zeros((3, 21, 21)), pixel=2.0).geometry
+    assert in_pixels(6.0, geometry) == (3, 3)
+    assert in_pixels(0.5, geometry) == (0, 0)
 
 
 @pytest.mark.real_data
