@@ -38,4 +38,6 @@ def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
         lines.append("Lesions     none outlined")
     if summary["discordant"]:
         lines.append("The two systems disagree.")
+    lines += [own["said"] for own in summary.get("own_models", ())]
+    lines += [f"{f['name']}: no result: {f['why']}" for f in summary.get("own_model_failures", ())]
     return [*lines, NOTICE]

@@ -12,7 +12,7 @@ from reporting.equipment import common_arguments, device_observer
 from reporting.identity import Identity
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids
-from reporting.wording import NOT_VERIFIED, agreement, jcs_verdict, m3lung_verdict
+from reporting.wording import NOT_VERIFIED, agreement, jcs_verdict, m3lung_verdict, own_model_lines
 
 
 def key_object_selection(
@@ -22,7 +22,8 @@ def key_object_selection(
     images = list(
         {str(i.SOPInstanceUID): i for i in (sources.image_of(z) for z in findings.key_slices)}.values()
     )
-    words = (jcs_verdict(findings.jcs), m3lung_verdict(findings.m3lung), agreement(findings), NOT_VERIFIED)
+    verdicts = (jcs_verdict(findings.jcs), m3lung_verdict(findings.m3lung), agreement(findings))
+    words = (*verdicts, *own_model_lines(findings), NOT_VERIFIED)
     content = KeyObjectSelection(
         document_title=OF_INTEREST,
         referenced_objects=images,

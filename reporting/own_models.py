@@ -139,11 +139,6 @@ def own_model_groups(
     return groups
 
 
-def failure_words(findings: Findings) -> list[str]:
-    """A sentence for each own model that gave no result; why is in the node's store, not in the archive."""
-    return [f"{failure.name} gave no result for this study" for failure in findings.own_model_failures]
-
-
 def _identifier(own: OwnModelFindings, finding: ClassFinding) -> str:
     return f"{own.package.name}/{finding.which.key}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from xml.sax.saxutils import escape
 
 from highdicom.base import SOPClass
 from PIL import Image
@@ -31,6 +32,7 @@ from reporting.wording import (
     jcs_verdict,
     lesion_summary,
     m3lung_verdict,
+    own_model_lines,
 )
 
 TITLE = "Chest CT screening for pneumonia"
@@ -83,6 +85,7 @@ def render_pdf(findings: Findings, volume: Volume, context: ReportContext) -> by
         Spacer(0, 3 * mm),
         Paragraph(agreement(findings), alarm if findings.discordant else styles["Normal"]),
         Paragraph(lesion_summary(findings), styles["Normal"]),
+        *(Paragraph(escape(line), styles["Normal"]) for line in own_model_lines(findings)),
         Spacer(0, 3 * mm),
     ]
     if findings.lesions:

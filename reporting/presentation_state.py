@@ -30,7 +30,14 @@ from reporting.contours import Contour, SimplifiedContours, iso_contours, within
 from reporting.equipment import common_arguments
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids
-from reporting.wording import NOT_VERIFIED, agreement, jcs_verdict, lesion_summary, m3lung_verdict
+from reporting.wording import (
+    NOT_VERIFIED,
+    agreement,
+    jcs_verdict,
+    lesion_summary,
+    m3lung_verdict,
+    own_model_lines,
+)
 
 DESCRIPTION = "AI heatmap contours - NOT VERIFIED"
 
@@ -104,7 +111,7 @@ def _text(findings: Findings, simplification: SimplifiedContours) -> str:
     lines = [jcs_verdict(findings.jcs), m3lung_verdict(findings.m3lung)]
     if findings.discordant:
         lines.append(agreement(findings))
-    lines += [lesion_summary(findings), NOT_VERIFIED]
+    lines += [lesion_summary(findings), *own_model_lines(findings), NOT_VERIFIED]
     if simplification.tolerance:
         lines.append(f"Contours simplified to {simplification.tolerance:.2g} pixels")
     if simplification.left_out:

@@ -27,11 +27,14 @@ from reporting.wording import (
     jcs_verdict,
     lesion_summary,
     m3lung_verdict,
+    own_model_lines,
 )
 
 Pixels = npt.NDArray[np.uint8]
 
 PAGE_SIZE = 1024
+MOST_OWN_LINES = 4
+"""Lines of own models on the page, which has room for no more; the report has them all."""
 SLICE_SIZE = 512
 HEATMAP_OPACITY = 0.55
 
@@ -128,7 +131,9 @@ def render_page(findings: Findings, volume: Volume) -> Image.Image:
     _m3lung_box(draw, m3lung, findings)
     y = 554
     y = _paragraph(draw, _Box(32, y, 960, 0), agreement(findings), _ALARM if findings.discordant else _TEXT)
-    y = _paragraph(draw, _Box(32, y, 960, 0), lesion_summary(findings), _TEXT) + 10
+    for line in (lesion_summary(findings), *own_model_lines(findings)[:MOST_OWN_LINES]):
+        y = _paragraph(draw, _Box(32, y, 960, 0), line, _TEXT)
+    y += 10
     _projections(page, _Box(32, y, 600, 954 - y), findings, volume)
     _lesion_table(draw, _Box(660, y, 332, 954 - y), findings)
     _footer(draw, findings)
@@ -251,8 +256,7 @@ def _lesion_table(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> N
 
 
 def _footer(draw: ImageDraw.ImageDraw, findings: Findings) -> None:
-    packages = (findings.jcs.package, findings.m3lung.package)
-    text = "   ".join(f"{p.name} {p.version} ({p.sha256[:12]})" for p in packages)
+    text = "   ".join(f"{p.name} {p.version} ({p.sha256[:12]})" for p in findings.packages)
     draw.text((32, 972), text, _DIM, _font(13))
     note = "Research and screening software; not a medical device. A radiologist must read the images."
     draw.text((32, 992), note, _DIM, _font(13))

@@ -36,7 +36,7 @@ from reporting import codes as coded
 from reporting.context import PredecessorReport, ReportContext
 from reporting.equipment import algorithm_content, common_arguments, device_observer
 from reporting.identity import Identity
-from reporting.own_models import OwnSegmentation, failure_words, own_model_groups
+from reporting.own_models import OwnSegmentation, own_model_groups
 from reporting.segments import LesionSegment
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids, report_uids
@@ -47,6 +47,7 @@ from reporting.wording import (
     lesion_summary,
     m3lung_reason,
     m3lung_verdict,
+    own_model_lines,
 )
 
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -174,7 +175,7 @@ def _lung_group(
         ],
         source_images=_key_images(findings, sources),
     )
-    comments = [lesion_summary(findings), *failure_words(findings)]
+    comments = [lesion_summary(findings), *own_model_lines(findings)]
     if volume.series_choice:
         comments.append(f"Series screened: {volume.series_choice}")
     if context.revision > 1:

@@ -6,6 +6,7 @@ The node screens: it says which pattern a CT is most compatible with, never that
 from __future__ import annotations
 
 from engine.findings import Findings, JCSFindings, M3LungFindings, PneumoniaClass
+from engine.own_model.wording import own_model_verdict
 
 NOT_VERIFIED = "NOT VERIFIED - AI generated, for research and screening, not a diagnosis"
 
@@ -61,6 +62,15 @@ def agreement(findings: Findings) -> str:
         other = "no pneumonia pattern" if healthy else f"a pattern of {CLASS_NAMES[label]}"
         return f"The two systems disagree: {said}, M3Lung-Sys finds {other}. Please read with care."
     return "The two systems agree about COVID-19."
+
+
+def own_model_lines(findings: Findings) -> list[str]:
+    """What the department's own models say, a line each, and which gave no result.
+
+    Why one gave none is in the node's store and not in the archive.
+    """
+    said = [own_model_verdict(own) for own in findings.own_models]
+    return said + [f"{failure.name} gave no result for this study" for failure in findings.own_model_failures]
 
 
 def lesion_summary(findings: Findings) -> str:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from engine.errors import PackageInvalid
 from engine.jcs import centre_crop
 from engine.lungs import crop_box
-from engine.packages import JCSMetadata, read_package
+from engine.packages import JCSMetadata, M3Metadata, read_package
 from engine.runners.interface import RunnerOptions
 from engine.runners.selection import open_runner
 from networks.jcs import JCSClassifier
@@ -88,6 +89,10 @@ def _packaged(path: Path) -> Candidate:
             patient_count=metadata.thresholds.patient_count,
             patient_mode=metadata.thresholds.patient_mode,
             lesion_threshold=metadata.thresholds.lesion,
+        )
+    if not isinstance(metadata, M3Metadata):
+        raise PackageInvalid(
+            f"{path}: only packages of JCS and M3Lung-Sys are evaluated, not {metadata.system}"
         )
     if metadata.thresholds.patient_rule == "nonparametric":
         graphs -= {"patient"}

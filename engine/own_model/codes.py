@@ -31,16 +31,17 @@ _TURNED = (
 """Verhoeff's tables: multiplication in the dihedral group D5, and the permutation of each place."""
 
 
-def _text(least: int, most: int) -> StringConstraints:
-    return StringConstraints(min_length=least, max_length=most, pattern=r"^[^\\\x00-\x1f]*$")
+def ascii_text(least: int, most: int) -> StringConstraints:
+    """Printable ASCII without backslash: it has to fit every character set that a source may have."""
+    return StringConstraints(min_length=least, max_length=most, pattern=r"^[ -\[\]-~]*$")
 
 
 class CodeEntry(Section):
     """A code as metadata give it. value: SH, at most 16 characters; meaning: LO, at most 64 (PS3.5 6.2)."""
 
-    value: Annotated[str, _text(1, 16)]
-    scheme: Annotated[str, _text(2, 16)]
-    meaning: Annotated[str, _text(1, 64)]
+    value: Annotated[str, ascii_text(1, 16)]
+    scheme: Annotated[str, ascii_text(2, 16)]
+    meaning: Annotated[str, ascii_text(1, 64)]
 
     @property
     def code(self) -> Code:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from engine.findings import ModelClass
-from engine.own_model.codes import CheckedCode, CodeEntry
+from engine.own_model.codes import CheckedCode, CodeEntry, ascii_text
 from engine.package_contract import Metadata, Probability, Section
 
 GRAPH = "model"
@@ -177,7 +177,7 @@ class OwnModelMetadata(Metadata):
     """metadata.json of a package of type `onnx`."""
 
     system: Literal["onnx"]
-    title: Annotated[str, StringConstraints(min_length=1, max_length=40)]
+    title: Annotated[str, ascii_text(1, 40)]
     site: CheckedCode = LUNG
     network_data_format: NetworkDataFormat
     preprocessing: Preprocessing = Preprocessing()

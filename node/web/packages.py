@@ -11,8 +11,10 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from engine.errors import PackageInvalid
+from engine.own_model.contract import OwnModelMetadata
 from engine.packages import METADATA, MODEL_CARD, ModelPackage, read_package
 from node.web.site import Visit
+from reporting.equipment import SYSTEM_NAMES
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,23 @@ class ShownPackage:
     package: ModelPackage | None
     card: Markup
     why_not: str
+
+    @property
+    def system(self) -> str:
+        """What kind of package it is."""
+        return "" if self.package is None else SYSTEM_NAMES[self.package.metadata.system]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Its classes; those of an own model with their codes."""
+        if self.package is None:
+            return ()
+        metadata = self.package.metadata
+        if isinstance(metadata, OwnModelMetadata):
+            return tuple(
+                f"{e.key} ({e.code.meaning}, {e.code.scheme} {e.code.value})" for e in metadata.classes
+            )
+        return metadata.classes
 
 
 def show(visit: Visit) -> Response:

@@ -34,6 +34,16 @@ class LesionRow:
 
 
 @dataclass(frozen=True)
+class OwnVerdict:
+    """What an own model said. classes: each in words and whether it was found. why_not: where it said nothing."""
+
+    title: str
+    rule: str = ""
+    classes: tuple[tuple[str, bool], ...] = ()
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
 class StudyVerdict:
     """The verdicts of one screening. chart: SVG path of JCS's slice probabilities on CHART_WIDTH x CHART_HEIGHT."""
 
@@ -56,6 +66,7 @@ class StudyVerdict:
     series_choice: str
     timings: tuple[tuple[str, float], ...]
     packages: tuple[Mapping[str, str], ...]
+    own_models: tuple[OwnVerdict, ...] = ()
 
     @property
     def by_patient_rule(self) -> bool:
@@ -94,7 +105,16 @@ def study_verdict(summary: Mapping[str, Any]) -> StudyVerdict:
         series_choice=summary.get("series_choice", ""),
         timings=tuple(summary["timings_s"].items()),
         packages=tuple(summary["packages"]),
+        own_models=(
+            *(_own(item) for item in summary.get("own_models", ())),
+            *(OwnVerdict(f["name"], why_not=f["why"]) for f in summary.get("own_model_failures", ())),
+        ),
     )
+
+
+def _own(item: Mapping[str, Any]) -> OwnVerdict:
+    classes = tuple((c["said"], c["found"]) for c in item["classes"])
+    return OwnVerdict(item["title"], item["rule"], classes)
 
 
 def _class_of(key: str) -> PneumoniaClass:
