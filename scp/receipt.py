@@ -39,7 +39,10 @@ _NOT_WHOLE = InstanceRefused(instances.PROCESSING_FAILURE, "the data set was giv
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """What the C-STORE request and its presentation context say of an instance that is about to come."""
+    """What the C-STORE request and its presentation context say of an instance that is about to come.
+
+    only_study: Study Instance UID that it must have, where the way that it comes is for one study; None for any.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -48,6 +51,7 @@ class StoreRequest:
     peer: Peer
     association_id: int | None
     known_series: KnownSeries
+    only_study: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,8 @@ class Receiver:
         except UnreadableDataset as error:
             raise InstanceRefused(instances.CANNOT_UNDERSTAND, str(error)) from error
         instances.check(header, request.sop_class_uid, request.sop_instance_uid)
+        if request.only_study not in (None, header.study_instance_uid):
+            raise InstanceRefused(instances.CANNOT_UNDERSTAND, "is of another study than the one addressed")
         return header
 
     def _read(self, incoming: IncomingFile, transfer_syntax_uid: str) -> Header:

@@ -40,11 +40,22 @@ class StoredPart:
 
 
 class StowRequest:
-    """One Store transaction: feed it the body, then `finish`; until then its studies are not complete."""
+    """One Store transaction: feed it the body, then `finish`; until then its studies are not complete.
+
+    only_study: Study Instance UID that the request was addressed to; instances of others fail. None for any.
+    """
 
     def __init__(
-        self, receiver: Receiver, database: Database, peer: Peer, listener: str, now: Callable[[], datetime]
+        self,
+        receiver: Receiver,
+        database: Database,
+        peer: Peer,
+        listener: str,
+        now: Callable[[], datetime],
+        *,
+        only_study: str | None = None,
     ) -> None:
+        self._only_study = only_study
         self._receiver = receiver
         self._database = database
         self._peer = peer
@@ -90,6 +101,7 @@ class StowRequest:
             peer=self._peer,
             association_id=self._association,
             known_series=self._known,
+            only_study=self._only_study,
         )
         return Reception(self._receiver, request)
 

@@ -1,9 +1,10 @@
-"""The HTTP side of STOW-RS: POST /studies, with a bearer token and TLS where they are configured."""
+"""The HTTP side of STOW-RS (PS3.18 10.5): POST /studies, POST /studies/{study}, bearer token, TLS."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from starlette.routing import Route
 from scp.multipart import Malformed, boundary_of
 from scp.receipt import Receiver
 from scp.stow import StowRequest, response
+from store import receipts
 from store.database import Database
 from store.receipts import Peer
 
@@ -43,6 +45,10 @@ class StowPolicy:
     certificate: Path | None = None
     key: Path | None = None
     client_ca: Path | None = None
+
+
+class StowCannotStart(Exception):
+    """Nobody can be listened to; the message says where and why."""
 
 
 class StowServer:
@@ -71,20 +77,37 @@ class StowServer:
             ssl_cert_reqs=ssl.CERT_NONE if policy.client_ca is None else ssl.CERT_REQUIRED,
         )
         self._server = uvicorn.Server(settings)
-        self._thread = threading.Thread(target=self._server.run, name="stow", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="stow", daemon=True)
 
     def app(self) -> Starlette:
         """The ASGI application."""
-        return Starlette(routes=[Route("/studies", self._store, methods=["POST"])])
+        paths = ("/studies", "/studies/{study}")
+        return Starlette(routes=[Route(path, self._store, methods=["POST"]) for path in paths])
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Begin to listen. Raises StowCannotStart."""
+        host, port = self._policy.host, self._policy.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise StowCannotStart(f"STOW-RS cannot listen on {host}:{port}: {error.strerror}") from None
+        with self._database.write() as session:
+            receipts.close_left_over(session, listener=self._name, now=self._now())
         self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once started."""
+        return int(self._socket.getsockname()[1])
 
     def stop(self) -> None:
         """End, letting running requests finish for a while."""
         self._server.should_exit = True
         self._thread.join()
+
+    def _run(self) -> None:
+        self._server.run(sockets=[self._socket])
 
     async def _store(self, request: Request) -> Response:
         if not self._admits(request.headers.get("authorization", "")):
@@ -94,7 +117,14 @@ class StowServer:
         except Malformed as error:
             return PlainTextResponse(str(error), 415)
         host = request.client.host if request.client else ""
-        storing = StowRequest(self._receiver, self._database, Peer("STOW-RS", host), self._name, self._now)
+        storing = StowRequest(
+            self._receiver,
+            self._database,
+            Peer("STOW-RS", host),
+            self._name,
+            self._now,
+            only_study=request.path_params.get("study"),
+        )
         how = "failed"
         try:
             reader = storing.reader(boundary)

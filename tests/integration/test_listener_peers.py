@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import gc
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from certificates import make_certificates
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -288,43 +287,7 @@ def test_fuzzed_pdvs_leave_nothing_behind(listener, fragments: list[tuple[int, i
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CA with server and client certificates, an expired one, one for another host, and a CA that nobody knows."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-    for ca in ("ca", "unknown-ca"):
-        openssl(folder, "req", "-x509", "-subj", f"/CN={ca}", "-keyout", f"{ca}.key", "-out", f"{ca}.pem")
-    issue(folder, "server", "ca", "IP:127.0.0.1,DNS:localhost")
-    issue(folder, "client", "ca", "DNS:client")
-    issue(folder, "stranger", "unknown-ca", "DNS:client")
-    issue(folder, "expired", "ca", "DNS:client", expired=True)
-    return folder
-
-
-def openssl(folder: Path, *arguments: str) -> None:
-    key = ["-newkey", "rsa:2048", "-nodes"] if arguments[0] == "req" else []
-    subprocess.run(["openssl", *arguments, *key], cwd=folder, check=True, capture_output=True, timeout=60)
-
-
-def issue(folder: Path, name: str, ca: str, alternative: str, expired: bool = False) -> None:
-    openssl(folder, "req", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-    (folder / f"{name}.ext").write_text(f"subjectAltName={alternative}\n")
-    now = datetime.datetime.now(datetime.UTC)
-    end = now + datetime.timedelta(days=-1 if expired else 30)
-    begin = end - datetime.timedelta(days=60)
-    (folder / f"{ca}.index").touch()
-    (folder / f"{ca}.serial").write_text(f"{abs(hash(name)) % 10**8:010d}\n")
-    (folder / f"{ca}.cnf").write_text(
-        f"[ca]\ndefault_ca=d\n[d]\ndatabase={ca}.index\nserial={ca}.serial\nnew_certs_dir=.\n"
-        "default_md=sha256\npolicy=p\nunique_subject=no\n[p]\ncommonName=supplied\n"
-    )
-    stamp = "%Y%m%d%H%M%SZ"
-    openssl(
-        folder,
-        *("ca", "-batch", "-config", f"{ca}.cnf", "-cert", f"{ca}.pem", "-keyfile", f"{ca}.key"),
-        *("-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext", "-notext"),
-        *("-startdate", begin.strftime(stamp), "-enddate", end.strftime(stamp)),
-    )
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 def tls_settings(folder: Path, server: str = "server", ca: bool = False) -> TLSSettings:

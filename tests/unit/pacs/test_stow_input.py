@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.testclient import TestClient
 from scp.listener import Listener
 from scp.multipart import Malformed, MultipartReader, boundary_of
 from scp.policy import ListenerPolicy
-from scp.stow_server import StowPolicy, StowServer
+from scp.stow_server import StowCannotStart, StowPolicy, StowServer
 from store import queries, revisions
 from store.database import Database
 from store.models import AssociationRecord
@@ -141,8 +142,8 @@ def file() -> Any:
     return file
 
 
-def post(client: TestClient, *contents: bytes, **headers: str) -> Any:
-    return client.post("/studies", content=body_of(*contents), headers={"Content-Type": KIND} | headers)
+def post(client: TestClient, *contents: bytes, to: str = "/studies", **headers: str) -> Any:
+    return client.post(to, content=body_of(*contents), headers={"Content-Type": KIND} | headers)
 
 
 def test_instances_are_received_as_by_c_store(client: TestClient, file: Any, database: Database) -> None:
@@ -202,6 +203,25 @@ def test_a_token_is_asked_for(server_with: Any, file: Any) -> None:
     assert post(client, file(1)).status_code == 401
     assert post(client, file(1), Authorization="Bearer wrong").status_code == 401
     assert post(client, file(1), Authorization="Bearer secret").status_code == 200
+
+
+def test_a_study_in_the_address_takes_only_its_own_instances(client: TestClient, file: Any) -> None:
+    assert post(client, file(1), to=f"/studies/{STUDY}").status_code == 200
+    answer = post(client, file(2), file(3, StudyInstanceUID="1.2.99"), to=f"/studies/{STUDY}")
+    assert answer.status_code == 202
+    (failed,) = answer.json()["00081198"]["Value"]
+    assert failed["00081155"]["Value"] == [f"{STUDY}.1.3"]
+    assert post(client, file(4), to="/studies/1.2.98").status_code == 409
+
+
+def test_a_port_in_use_is_one_clear_line(database: Database, clock: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = StowServer(StowPolicy("127.0.0.1", port), None, database, clock)  # type: ignore[arg-type]
+        with pytest.raises(
+            StowCannotStart, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        ):
+            server.start()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
