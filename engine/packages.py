@@ -132,7 +132,7 @@ def read_package(path: Path | str) -> ModelPackage:
     if not (folder / METADATA).is_file():
         raise PackageInvalid(f"{folder} is no model package: it has no {METADATA}")
     metadata = _metadata(folder)
-    hashes = _hashes(folder)
+    hashes = file_hashes(folder)
     for name, expected in metadata.files.items():
         if name not in hashes:
             raise PackageInvalid(f"{folder}: {name} is missing")
@@ -161,7 +161,8 @@ def _metadata(folder: Path) -> AnyMetadata:
         raise PackageInvalid(f"{folder / METADATA} cannot be read: {error}") from error
 
 
-def _hashes(folder: Path) -> dict[str, str]:
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256, hex, of every file of a folder. Raises PackageInvalid for what is no plain file."""
     try:
         return {entry.name: _file_hash(entry) for entry in sorted(folder.iterdir())}
     except OSError as error:

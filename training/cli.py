@@ -149,6 +149,23 @@ def package_m3lung(
     typer.echo(f"{out}: {run(out, text, slices, patient, half=not float32)}")
 
 
+@package.command("onnx")
+def package_onnx(
+    out: Out,
+    graph: Annotated[Path, typer.Argument(metavar="FILE", help="The exported network, FILE.onnx.")],
+    metadata: Annotated[Path, typer.Option(help="YAML or JSON that describes it: docs/own-model.md.")],
+    weights: Annotated[
+        list[Path] | None, typer.Option(help="File of external weights that the ONNX names; repeatable.")
+    ] = None,
+) -> None:
+    """Package a network of your own, exported as ONNX; it is run once on made-up slices to see that all fits."""
+    from engine.own_model.packaging import package_own_model, read_description
+
+    done = package_own_model(out, graph, read_description(metadata), weights or ())
+    typer.echo(f"{out}: {done.sha256}")
+    typer.echo(f"tried on made-up slices: {done.said}")
+
+
 @package.command("import-jcs")
 def import_jcs(
     weights: Annotated[Path, typer.Argument(help="joint.pth or the single segmentation weights.")],
