@@ -24,7 +24,16 @@ from engine.volume import Volume
 from node.configuration import Configuration
 from node.executors.interface import Executor
 from node.executors.selection import open_executor
-from reporting import ObjectKind, ReportContext, ReportOptions, ResultObject, build, warm_up
+from node.priors import NO_PRIORS, Priors
+from reporting import (
+    ObjectKind,
+    PriorComparison,
+    ReportContext,
+    ReportOptions,
+    ResultObject,
+    build,
+    warm_up,
+)
 from reporting.context import PredecessorReport
 from reporting.profiles import with_fallbacks
 
@@ -86,10 +95,13 @@ class Casework:
         paths: Iterable[Path],
         occasion: Callable[[Volume], Occasion],
         *,
+        priors: Callable[[dict[str, Any]], Priors] = lambda summary: NO_PRIORS,
         stopping: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> Case:
         """Load, screen and build. `occasion` tells the circumstances once the volume is known.
+
+        priors: finds the earlier screenings of the patient, given the summary of this one.
 
         Raises engine.errors.NotScreenable, engine.errors.Undecodable, engine.errors.RunnerFailed,
         reporting.VerificationError, and Interrupted when `stopping` says so between two stages.
@@ -98,20 +110,25 @@ class Casework:
         with _timed("load", loading, clock):
             volume = load_series(paths, self.rules)
         _check(stopping)
-        findings = self.executor.screen(volume, self.rules, clock=clock)
+        findings = self.executor.screen(volume, self.rules, clock=_watched(clock, stopping))
         _check(stopping)
         summary = findings_summary(findings, loading) | {"series_choice": volume.series_choice}
+        earlier = priors(summary)
+        if (told := earlier.as_summary(summary)) is not None:
+            summary["prior"] = told
         with _timed("build", summary["timings_s"], clock):
-            objects = build(findings, volume, self._context(occasion(volume)), self.kinds)
+            context = self._context(occasion(volume), earlier.comparison)
+            objects = build(findings, volume, context, self.kinds)
         return Case(volume, findings, objects, summary)
 
-    def _context(self, occasion: Occasion) -> ReportContext:
+    def _context(self, occasion: Occasion, prior: PriorComparison | None) -> ReportContext:
         return ReportContext(
             result_time=occasion.result_time,
             settings_hash=self.settings_digest,
             software_version=self.software_version,
             revision=occasion.revision,
             predecessor=occasion.predecessor,
+            prior=prior,
             station_name=self.station_name,
             options=self.options,
         )
@@ -218,3 +235,13 @@ def _timed(stage: str, seconds: dict[str, float], clock: Callable[[], float]) ->
 def _check(stopping: Callable[[], bool]) -> None:
     if stopping():
         raise Interrupted
+
+
+def _watched(clock: Callable[[], float], stopping: Callable[[], bool]) -> Callable[[], float]:
+    """The clock of the stages, which is read between them: where it is looked whether to stop."""
+
+    def read() -> float:
+        _check(stopping)
+        return clock()
+
+    return read

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -19,7 +20,7 @@ from engine.errors import NotScreenable, RunnerFailed, Undecodable
 from engine.volume import Volume
 from node.casework import Case, Casework, Interrupted, Occasion
 from node.outbox import OUTBOX, study_folder, write_picture, write_results
-from node.priors import prior_of
+from node.priors import Priors, priors_of
 from node.slice_pictures import NAME as PICTURES
 from node.slice_pictures import write_pictures
 from reporting.context import ObjectKind, PredecessorReport
@@ -28,6 +29,7 @@ from reporting.rendering import render_overview
 from store import claims, results
 from store.claims import Claim, LeaseLost
 from store.database import Database
+from store.priorities import Priority
 
 RETRY_AFTER = timedelta(seconds=30)
 """How long an error that may pass (memory, disk, inference) is given, times the number of the attempt."""
@@ -80,12 +82,18 @@ class Worker:
         paths = [self.storage / path for path in claim.paths]
         try:
             casework = self._casework(claim)
-            case = casework.work(paths, _occasion(claim), stopping=stop.is_set)
+            case = casework.work(
+                paths,
+                _occasion(claim),
+                priors=lambda summary: self._priors(claim, summary),
+                stopping=lambda: stop.is_set() or self._must_give_way(claim),
+            )
             self._record(claim, case, casework.settings_digest)
         except LeaseLost:
             raise
         except Interrupted:
-            self._end(claims.release, claim, "the worker stops")
+            why = "the worker stops" if stop.is_set() else "gives way to a current study"
+            self._end(claims.release, claim, why)
         except NotScreenable as error:
             self._end(claims.skip, claim, str(error))
         except Undecodable as error:
@@ -105,6 +113,21 @@ class Worker:
             raise NotScreenable(f"the rules chose packages {', '.join(names)}, which no rule names any more")
         return self.special[names]
 
+    def _priors(self, claim: Claim, summary: dict[str, Any]) -> Priors:
+        """The earlier screenings of the patient; what is said of them goes into the study's account."""
+        found = priors_of(self.database, self.storage, claim, summary)
+        if found.account:
+            with self.database.write() as session:
+                claims.remark(session, claim, why=found.account, now=self.clock())
+        return found
+
+    def _must_give_way(self, claim: Claim) -> bool:
+        """Whether the claimed study is for idle times, which are over."""
+        if claim.priority < Priority.IDLE:
+            return False
+        with self.database.read() as session:
+            return claims.must_give_way(session, claim, self.clock())
+
     def _destinations(self, claim: Claim) -> dict[str, tuple[ObjectKind, ...]]:
         chosen = None if claim.routing is None else claim.routing.destinations
         return {name: kinds for name, kinds in self.destinations.items() if chosen is None or name in chosen}
@@ -112,8 +135,6 @@ class Worker:
     def _record(self, claim: Claim, case: Case, settings_digest: str) -> None:
         folder = study_folder(claim.study_id, claim.revision_digest)
         objects = write_results(self.storage, folder, case.objects)
-        prior = prior_of(self.database, self.storage, claim, case.summary)
-        summary = case.summary if prior is None else case.summary | {"prior": prior}
         with self.database.write() as session:
             results.record_results(
                 session,
@@ -121,7 +142,7 @@ class Worker:
                 objects,
                 destinations=self._destinations(claim),
                 settings_digest=settings_digest,
-                summary=summary,
+                summary=case.summary,
                 now=self.clock(),
             )
         self._picture(folder, case)

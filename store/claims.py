@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from store import ledger
 from store.models import Instance, Revision, Series, Study
-from store.priorities import in_turn
+from store.priorities import Priority, in_turn
 from store.revisions import predecessor_documents
 from store.routing import Routing
 from store.states import StudyState
@@ -42,7 +42,7 @@ class Claim:
 
     revision_created_at: the frozen time from which dates in results derive. attempt: 1 for the first try.
     predecessors: (SOP Class UID, SOP Instance UID, Series Instance UID) of the SRs of the revision before.
-    routing: what the routing rules decided, None for no restriction.
+    routing: what the routing rules decided, None for no restriction. priority: see store.priorities.
     """
 
     study_id: int
@@ -58,6 +58,7 @@ class Claim:
     attempt: int
     lease_expires_at: datetime
     routing: Routing | None = None
+    priority: int = Priority.NORMAL
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -123,6 +124,16 @@ def skip(session: Session, claim: Claim, *, why: str, now: datetime) -> None:
     ledger.change_state(session, study, StudyState.SKIPPED, who=claim.worker, why=why, now=now)
 
 
+def remark(session: Session, claim: Claim, *, why: str, now: datetime) -> None:
+    """Note something in the account of a claimed study. Raises LeaseLost."""
+    ledger.remark(session, held_study(session, claim), who=claim.worker, why=why, now=now)
+
+
+def must_give_way(session: Session, claim: Claim, now: datetime) -> bool:
+    """Whether what is claimed is for idle times and a study that is not waits or is being received."""
+    return claim.priority >= Priority.IDLE and _is_busy(session, now)
+
+
 def take_over_expired(session: Session, *, who: str, max_attempts: int, now: datetime) -> int:
     """Make studies with an expired lease claimable again; failed after `max_attempts`. Returns how many.
 
@@ -157,6 +168,8 @@ def _first_in_turn(session: Session, now: datetime) -> Study | None:
     """The study to claim, locked. PostgreSQL skips studies that another worker is just claiming."""
     claimable = (Study.state == StudyState.COMPLETE, Study.not_before <= now)
     for priority in in_turn(_waiting(session, now)):
+        if priority >= Priority.IDLE and _is_busy(session, now):
+            return None
         study = session.scalar(
             select(Study)
             .where(*claimable, Study.priority == priority)
@@ -167,6 +180,17 @@ def _first_in_turn(session: Session, now: datetime) -> Study | None:
         if study is not None:
             return study
     return None
+
+
+def _is_busy(session: Session, now: datetime) -> bool:
+    """Whether a study that is not for idle times waits, or any is being received."""
+    waits = (
+        Study.state == StudyState.COMPLETE,
+        Study.priority < Priority.IDLE,
+        Study.not_before <= now,
+    )
+    query = select(Study.id).where(or_(Study.state == StudyState.RECEIVING, and_(*waits))).limit(1)
+    return session.scalar(query) is not None
 
 
 def _waiting(session: Session, now: datetime) -> dict[int, datetime]:
@@ -215,4 +239,5 @@ def _claim(session: Session, study: Study, worker: str, lease_expires_at: dateti
         attempt=study.attempts,
         lease_expires_at=lease_expires_at,
         routing=routing,
+        priority=study.priority,
     )

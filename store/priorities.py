@@ -14,6 +14,8 @@ class Priority(enum.IntEnum):
     URGENT = -10
     NORMAL = 0
     BACKGROUND = 10
+    IDLE = 20
+    """Only where nothing else waits or is being received: priors, which may wait for ever."""
 
     @classmethod
     def _missing_(cls, value: Any) -> Priority | None:
@@ -24,6 +26,7 @@ PATIENCE: Mapping[Priority, timedelta] = {
     Priority.URGENT: timedelta(0),
     Priority.NORMAL: timedelta(minutes=10),
     Priority.BACKGROUND: timedelta(hours=2),
+    Priority.IDLE: timedelta(days=36_500),
 }
 """How much later than it came a study of a priority counts as waiting.
 

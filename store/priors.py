@@ -5,25 +5,43 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from store.models import Instance, Result, Revision, Screening, Study
+from store.models import Delivery, Instance, Result, Revision, Screening, Study
+
+
+@dataclass(frozen=True)
+class EarlierReport:
+    """The SR of an earlier screening. for_destination: whether it was or is to be sent anywhere.
+
+    path: relative to the storage folder.
+    """
+
+    path: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    for_destination: bool
 
 
 @dataclass(frozen=True)
 class EarlierScreening:
     """One screened study of the same patient id. summary: what its screening found.
 
-    image: path of one image, relative to the storage folder; it may have been deleted. report: path of its SR in the
-    outbox, None where it has none.
+    image: path of one image, relative to the storage folder; it may have been deleted. report: None where it has none.
     """
 
     study_instance_uid: str
     revision: int
     summary: dict[str, Any]
     image: str
-    report: str | None
+    report: EarlierReport | None
+
+    @property
+    def report_path(self) -> str | None:
+        """Path of the report in the outbox."""
+        return None if self.report is None else self.report.path
 
 
 def earlier_screenings(session: Session, study_id: int, patient_digest: str) -> list[EarlierScreening]:
@@ -55,7 +73,11 @@ def _image(session: Session, study_id: int) -> str:
     ).one()
 
 
-def _report(session: Session, screening_id: int) -> str | None:
-    return session.scalar(
-        select(Result.path).where(Result.screening_id == screening_id, Result.kind == "sr").limit(1)
-    )
+def _report(session: Session, screening_id: int) -> EarlierReport | None:
+    sent = exists().where(Delivery.result_id == Result.id)
+    row = session.execute(
+        select(Result.path, Result.series_instance_uid, Result.sop_instance_uid, Result.sop_class_uid, sent)
+        .where(Result.screening_id == screening_id, Result.kind == "sr")
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else EarlierReport(*row)

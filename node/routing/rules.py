@@ -29,6 +29,8 @@ class Then(Section):
     def _does_not_contradict(self) -> Then:
         if not self.screen and self.model_fields_set & {"packages", "destinations", "priority"}:
             raise ValueError("screen: false leaves nothing to give packages, destinations or a priority to")
+        if self.priority is Priority.IDLE:
+            raise ValueError("priority: idle is for priors alone; allowed are urgent, normal and background")
         if self.packages == ():
             raise ValueError("packages: [] would screen with nothing; say screen: false instead")
         return self

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from io import BytesIO
 from typing import Any
 
 import pydicom
 import requests
+from authlib.common.errors import AuthlibBaseError
 from dicomweb_client.web import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from scp.instances import InstanceRefused
 from scp.multipart import Malformed, MultipartReader, boundary_of
-from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement, SourceUnreachable
+from scp.pacs_query.source import (
+    SERIES_KEYS,
+    STUDY_KEYS,
+    FetchedInstance,
+    QueryFailed,
+    Receive,
+    SeriesStatement,
+    SourceUnreachable,
+    StudyStatement,
+    series_statement,
+    study_statement,
+)
 from scp.stow import data_set_at
 
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -35,29 +47,61 @@ class DicomwebSource:
     def name(self) -> str:
         return self._url
 
+    def studies(self, dates: str) -> list[str]:
+        """QIDO-RS for CT studies of a range of StudyDate, empty for all; their UIDs. Raises QueryFailed."""
+        wanted = {"ModalitiesInStudy": "CT"} | ({"StudyDate": dates} if dates else {})
+        found = self._found(
+            lambda: self._client.search_for_studies(search_filters=wanted, get_remaining=True)
+        )
+        return [str(answer.StudyInstanceUID) for answer in found if answer.get("StudyInstanceUID")]
+
     def series(self, study_instance_uid: str) -> tuple[SeriesStatement, ...]:
         """QIDO-RS for series, with NumberOfSeriesRelatedInstances where the server tells it. Raises QueryFailed."""
-        try:
-            found = self._client.search_for_series(
-                study_instance_uid, fields=["NumberOfSeriesRelatedInstances"], get_remaining=True
+        return tuple(
+            series_statement(answer)
+            for answer in self._found(
+                lambda: self._client.search_for_series(
+                    study_instance_uid, fields=list(SERIES_KEYS), get_remaining=True
+                )
             )
-            return tuple(_statement(Dataset.from_json(item)) for item in found)
+            if answer.get("SeriesInstanceUID")
+        )
+
+    def studies_of(self, patient_id: str) -> tuple[StudyStatement, ...]:
+        """QIDO-RS for the studies with CT of a patient id. Raises QueryFailed."""
+        wanted = {"PatientID": patient_id, "ModalitiesInStudy": "CT"}
+        return tuple(
+            study_statement(answer)
+            for answer in self._found(
+                lambda: self._client.search_for_studies(
+                    search_filters=wanted, fields=list(STUDY_KEYS), get_remaining=True
+                )
+            )
+            if answer.get("StudyInstanceUID")
+        )
+
+    def _found(self, ask: Callable[[], list[dict[str, Any]]]) -> list[Dataset]:
+        """The matches of a question; none where the server says 404. Raises QueryFailed."""
+        try:
+            return [Dataset.from_json(item) for item in ask()]
         except requests.HTTPError as error:
             if error.response is not None and error.response.status_code == 404:
-                return ()
+                return []
             raise self._failed("QIDO-RS", error) from None
-        except (requests.RequestException, ValueError, TypeError, AttributeError, LookupError) as error:
+        except (
+            *(requests.RequestException, AuthlibBaseError),
+            *(ValueError, TypeError, AttributeError, LookupError),
+        ) as error:
             raise self._failed("QIDO-RS", error) from None
 
     def instances(self, study_instance_uid: str, series_instance_uid: str) -> frozenset[str]:
         """QIDO-RS for instances. Raises QueryFailed."""
-        try:
-            found = self._client.search_for_instances(
+        found = self._found(
+            lambda: self._client.search_for_instances(
                 study_instance_uid, series_instance_uid, get_remaining=True
             )
-            return frozenset(str(Dataset.from_json(item).SOPInstanceUID) for item in found)
-        except (requests.RequestException, ValueError, TypeError, AttributeError, LookupError) as error:
-            raise self._failed("QIDO-RS", error) from None
+        )
+        return frozenset(str(answer.SOPInstanceUID) for answer in found if "SOPInstanceUID" in answer)
 
     def fetch(
         self,
@@ -73,7 +117,7 @@ class DicomwebSource:
                 self._retrieve(f"{self._url}/{path}", receive)
             except Malformed as error:
                 raise QueryFailed(f"{self._url}: WADO-RS: {error}") from None
-            except (requests.RequestException, OSError) as error:
+            except (requests.RequestException, AuthlibBaseError, OSError) as error:
                 raise self._failed("WADO-RS", error) from None
 
     def _retrieve(self, url: str, receive: Receive) -> None:
@@ -89,7 +133,9 @@ class DicomwebSource:
     def _failed(self, what: str, error: Any) -> QueryFailed:
         text = " ".join(str(error).split())[:160]
         code = getattr(getattr(error, "response", None), "status_code", None)
-        away = isinstance(error, requests.ConnectionError | requests.Timeout) or code in _AWAY
+        away = (
+            isinstance(error, requests.ConnectionError | requests.Timeout | AuthlibBaseError) or code in _AWAY
+        )
         return (SourceUnreachable if away else QueryFailed)(f"{self._url}: {what}: {text}")
 
 
@@ -119,10 +165,3 @@ class _Collected:
                 bytes(self._content[at:]),
             )
         )
-
-
-def _statement(item: Dataset) -> SeriesStatement:
-    count = item.get("NumberOfSeriesRelatedInstances")
-    return SeriesStatement(
-        str(item.SeriesInstanceUID), str(item.get("Modality") or ""), None if count is None else int(count)
-    )

@@ -13,7 +13,18 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from scp.contexts import SCREENED_CLASSES, TRANSFER_SYNTAXES
-from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement, SourceUnreachable
+from scp.pacs_query.source import (
+    SERIES_KEYS,
+    STUDY_KEYS,
+    FetchedInstance,
+    QueryFailed,
+    Receive,
+    SeriesStatement,
+    SourceUnreachable,
+    StudyStatement,
+    series_statement,
+    study_statement,
+)
 from scp.peer import Peer, Timeouts
 from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, association_with
 
@@ -55,10 +66,17 @@ class DimseSource:
         keys = Dataset()
         keys.QueryRetrieveLevel = "SERIES"
         keys.StudyInstanceUID = study_instance_uid
-        keys.SeriesInstanceUID = ""
-        keys.Modality = ""
-        keys.NumberOfSeriesRelatedInstances = ""
-        return tuple(_statement(answer) for answer in self.find(keys) if answer.get("SeriesInstanceUID"))
+        _want(keys, "SeriesInstanceUID", *SERIES_KEYS)
+        return tuple(series_statement(a) for a in self.find(keys) if a.get("SeriesInstanceUID"))
+
+    def studies_of(self, patient_id: str) -> tuple[StudyStatement, ...]:
+        """The studies with CT of a patient id (PS3.4 C.6.2.1)."""
+        keys = Dataset()
+        keys.QueryRetrieveLevel = "STUDY"
+        keys.PatientID = patient_id
+        keys.ModalitiesInStudy = "CT"
+        _want(keys, "StudyInstanceUID", *STUDY_KEYS)
+        return tuple(study_statement(a) for a in self.find(keys) if a.get("StudyInstanceUID"))
 
     def instances(self, study_instance_uid: str, series_instance_uid: str) -> frozenset[str]:
         """SOP Instance UIDs of a series."""
@@ -171,13 +189,10 @@ def _image_keys(study_instance_uid: str, series_instance_uid: str) -> Dataset:
     return keys
 
 
-def _statement(answer: Dataset) -> SeriesStatement:
-    count = answer.get("NumberOfSeriesRelatedInstances")
-    return SeriesStatement(
-        str(answer.SeriesInstanceUID),
-        str(answer.get("Modality") or ""),
-        int(count) if str(count or "").isdecimal() else None,
-    )
+def _want(keys: Dataset, *keywords: str) -> None:
+    """Ask for these attributes, whatever their values (PS3.4 C.2.2.2.3)."""
+    for keyword in keywords:
+        setattr(keys, keyword, "")
 
 
 def _code(status: Dataset) -> int | None:

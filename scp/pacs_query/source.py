@@ -6,14 +6,68 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from pydicom.dataset import Dataset
+
+from scp.patients import Person, person_in
+
 
 @dataclass(frozen=True)
 class SeriesStatement:
-    """What the PACS says of one series. count: None where it does not tell."""
+    """What the PACS says of one series. count: None where it does not tell; the texts empty likewise."""
 
     series_instance_uid: str
     modality: str
     count: int | None
+    body_part: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class StudyStatement:
+    """What the PACS says of one study. date, time: as in headers (DA, TM); empty for what it does not tell."""
+
+    study_instance_uid: str
+    patient_id: str
+    issuer: str
+    person: Person
+    date: str
+    time: str
+    description: str
+
+
+def series_statement(answer: Dataset) -> SeriesStatement:
+    """One match of a query for series, by C-FIND or QIDO-RS."""
+    count = str(answer.get("NumberOfSeriesRelatedInstances") or "")
+    return SeriesStatement(
+        str(answer.SeriesInstanceUID),
+        str(answer.get("Modality") or ""),
+        int(count) if count.isdecimal() else None,
+        str(answer.get("BodyPartExamined") or ""),
+        str(answer.get("SeriesDescription") or ""),
+    )
+
+
+def study_statement(answer: Dataset) -> StudyStatement:
+    """One match of a query for studies, by C-FIND or QIDO-RS."""
+    keys = ("PatientID", "IssuerOfPatientID", "StudyDate", "StudyTime", "StudyDescription")
+    patient_id, issuer, day, time, description = (str(answer.get(k) or "").strip() for k in keys)
+    return StudyStatement(
+        str(answer.StudyInstanceUID), patient_id, issuer, person_in(answer), day, time, description
+    )
+
+
+SERIES_KEYS = ("Modality", "NumberOfSeriesRelatedInstances", "BodyPartExamined", "SeriesDescription")
+"""What is asked for of a series beside its UID."""
+STUDY_KEYS = (
+    "IssuerOfPatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyDescription",
+)
+"""What is asked for of a patient's study beside its UID and the patient id."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +102,10 @@ class QuerySource(Protocol):
 
     def series(self, study_instance_uid: str) -> tuple[SeriesStatement, ...]:
         """The series of a study; empty where the source does not know it. Raises QueryFailed."""
+        ...
+
+    def studies_of(self, patient_id: str) -> tuple[StudyStatement, ...]:
+        """The studies with CT of a patient id, which must hold no wildcard. Raises QueryFailed."""
         ...
 
     def instances(self, study_instance_uid: str, series_instance_uid: str) -> frozenset[str]:

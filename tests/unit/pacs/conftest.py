@@ -53,8 +53,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def ct_dataset(number: int, *, series: str = f"{STUDY}.1", study: str = STUDY) -> Dataset:
-    """A small CT image; ImagePositionPatient goes up 2 mm a number."""
+def ct_dataset(number: int, *, series: str = f"{STUDY}.1", study: str = STUDY, **attributes: str) -> Dataset:
+    """A small CT image; ImagePositionPatient goes up 2 mm a number. attributes: further ones, by keyword."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -70,6 +70,8 @@ def ct_dataset(number: int, *, series: str = f"{STUDY}.1", study: str = STUDY) -
     dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.PixelData = bytes(8)
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
     return dataset
 
 
