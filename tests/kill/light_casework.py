@@ -45,7 +45,12 @@ class LightCasework:
     settings_digest = "5" * 64
 
     def work(
-        self, paths: Iterable[Path], occasion: Callable[..., Any], *, stopping: Callable[[], bool]
+        self,
+        paths: Iterable[Path],
+        occasion: Callable[..., Any],
+        *,
+        priors: Callable[..., Any],
+        stopping: Callable[[], bool],
     ) -> LightCase:
         """Read every instance, infer, build four objects."""
         sources = [pydicom.dcmread(path) for path in paths]
