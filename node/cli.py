@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from node.batch.command import add_batch_command
 from node.command_options import CommandError
 from node.configuration_commands import add_configuration_commands
 from node.engine_commands import add_engine_commands
@@ -31,6 +32,7 @@ app = typer.Typer(
 studies = typer.Typer(no_args_is_help=True, help="What became of the studies that the node received.")
 add_service_commands(app)
 add_offline_commands(app)
+add_batch_command(app)
 add_inspection_commands(app, studies)
 add_study_commands(studies)
 app.add_typer(studies, name="studies")
@@ -41,6 +43,8 @@ add_engine_commands(app)
 
 EX_CONFIG = 78
 """sysexits.h. What an admin has to mend ends a service of systemd with it, and systemd does not start it again."""
+EX_TEMPFAIL = 75
+"""sysexits.h. What may be better in a moment; systemd starts the service again, a few times."""
 
 
 def main() -> None:
@@ -63,7 +67,14 @@ def main() -> None:
 def _fail(error: Exception) -> NoReturn:
     for line in _said(error).splitlines():
         print(f"lungnode: {line}" if line else "", file=sys.stderr)
-    sys.exit(EX_CONFIG if os.environ.get("NOTIFY_SOCKET") and _is_foreseen(error) else 1)
+    sys.exit(_service_code(error) if os.environ.get("NOTIFY_SOCKET") else 1)
+
+
+def _service_code(error: Exception) -> int:
+    """With what a service of systemd ends."""
+    if type(error).__name__ == "StoreUnreachable":
+        return EX_TEMPFAIL
+    return EX_CONFIG if _is_foreseen(error) else 1
 
 
 def _said(error: Exception) -> str:
@@ -78,6 +89,10 @@ def _said(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return str(error)
+    said_by_database = getattr(error, "orig", None)  # sqlalchemy.exc.DBAPIError
+    if said_by_database is not None:
+        first = str(said_by_database).strip().partition("\n")[0]
+        return f"the store cannot be used: {first}; check database.url"
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
@@ -87,6 +102,7 @@ def _is_foreseen(error: Exception) -> bool:
 
 _FORESEEN = frozenset(
     {
+        "BatchRefused",
         "CommandError",
         "ConfigurationError",
         "DatasetError",
@@ -96,9 +112,11 @@ _FORESEEN = frozenset(
         "NoFilesError",
         "NothingToDo",
         "PeerUnreachableError",
+        "QueryFailed",
         "RecipeError",
         "SchemaMismatch",
         "StartError",
+        "StoreUnreachable",
         "TLSUnusable",
         "TrainingStopped",
         "UnknownStudy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,12 @@ def screen_folder(folder: Path, out: Path, casework: Casework) -> OfflineResult:
     Objects of an earlier run that this one does not make (seg.dcm where there is no lesion) are removed, so that
     `out` holds one result. Raises NoFilesError and what `Casework.work` raises; OSError when writing fails.
     """
-    case = casework.work(dicom_candidates(folder), lambda volume: Occasion(last_acquisition(volume)))
+    return screen_files(dicom_candidates(folder), out, casework)
+
+
+def screen_files(paths: Iterable[Path], out: Path, casework: Casework) -> OfflineResult:
+    """As `screen_folder`, for the files of one study wherever they lie."""
+    case = casework.work(paths, lambda volume: Occasion(last_acquisition(volume)))
     out.mkdir(parents=True, exist_ok=True)
     files = []
     made = {item.kind for item in case.objects}
@@ -42,7 +48,8 @@ def screen_folder(folder: Path, out: Path, casework: Casework) -> OfflineResult:
         files.append(out / f"{item.name}.dcm")
         write_durably(files[-1], item.encoded)
     files.append(out / FINDINGS)
-    files[-1].write_text(json.dumps(case.summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(case.summary, indent=1, sort_keys=True) + "\n"
+    write_durably(files[-1], text.encode("utf-8"))
     return OfflineResult(case, tuple(files))
 
 

@@ -58,7 +58,7 @@ def send(
     """
     from node.sending import send_folder
 
-    report = send_folder(folder, _peer(to), calling, (lambda _sent, _total: None) if as_json else None)
+    report = send_folder(folder, peer_of(to), calling, (lambda _sent, _total: None) if as_json else None)
     for line in report.problems:
         print(f"lungnode: {line}", file=sys.stderr)
     say(f"{report.stored} of {report.tried} files stored at {to}", {"peer": to, **asdict(report)}, as_json)
@@ -107,12 +107,13 @@ def echo(
     if "@" not in peer and peer not in known:
         names = ", ".join(known) or "none is configured"
         raise CommandError(f"{peer!r} is no destination ({names}) and no AE@HOST:PORT")
-    target = known[peer] if peer in known else _peer(peer)
+    target = known[peer] if peer in known else peer_of(peer)
     send_echo(target, calling or settings.listener.ae_title)
     say(f"{target} answers", {"peer": str(target), "answers": True}, as_json)
 
 
-def _peer(text: str) -> Peer:
+def peer_of(text: str) -> Peer:
+    """The peer that AE@HOST:PORT names. Raises CommandError."""
     from scp.peer import Peer
 
     title, at, address = text.partition("@")

@@ -21,7 +21,7 @@ class LocalExecutor:
 
     @property
     def packages(self) -> tuple[PackageReference, ...]:
-        return packages_of(self._systems)
+        return self._systems.packages
 
     @property
     def descriptions(self) -> Mapping[str, str]:
@@ -38,8 +38,3 @@ class LocalExecutor:
 
     def __exit__(self, *_: object) -> None:
         self._systems.close()
-
-
-def packages_of(systems: ScreeningSystems) -> tuple[PackageReference, ...]:
-    """The packages behind both systems: JCS, M3Lung-Sys."""
-    return systems.jcs.package.reference, systems.m3lung.package.reference

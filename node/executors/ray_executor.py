@@ -36,7 +36,6 @@ from engine.runners.interface import RunnerOptions
 from engine.screening import open_systems, screen
 from engine.series_choice import SeriesRules
 from engine.volume import Volume
-from node.executors.local import packages_of
 from node.executors.shipping import (
     ShippedFindings,
     ShippedPackage,
@@ -90,7 +89,7 @@ class ScreeningActor:
 
     def equipment(self) -> Equipment:
         """Answers once the engines are open."""
-        return Equipment(packages_of(self._systems), dict(self._systems.descriptions))
+        return Equipment(self._systems.packages, dict(self._systems.descriptions))
 
     def screen(self, volume: Volume, rules: SeriesRules) -> ShippedFindings:
         """`engine.screening.screen`. Raises what that raises."""
@@ -135,9 +134,9 @@ class RayExecutor:
     def screen(
         self, volume: Volume, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
     ) -> Findings:
-        actor = self._take()
         begin = clock()
         lost = 0
+        actor = self._take()
         shipped = ray.put(without_headers(volume))
         while True:
             try:

@@ -1,0 +1,1 @@
+"""`lungnode batch`: an archive in, a table of all findings and the result objects out."""
