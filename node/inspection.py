@@ -23,6 +23,7 @@ from node.verdicts import verdict_lines
 from store import processes, queries
 from store.database import Database, open_database
 from store.states import StudyState
+from store.verdicts import VerdictChoice
 
 WATCH_SECONDS = 1.0
 STALE_SECONDS = 60
@@ -97,21 +98,30 @@ def node_status(database: Database, now: datetime) -> Answer:
 
 
 def study_list(
-    database: Database, states: Sequence[str], limit: int, since: datetime | None = None
+    database: Database,
+    states: Sequence[StudyState],
+    limit: int,
+    since: datetime | None = None,
+    verdict: VerdictChoice | None = None,
 ) -> Answer:
     """Studies, newest change first; since: only those that changed at or after it."""
     with database.read() as session:
-        lines = queries.list_studies(
-            session, states=[StudyState(s) for s in states], since=since, limit=limit
-        )
+        lines = queries.list_studies(session, states=states, since=since, verdict=verdict, limit=limit)
 
     def paint(console: Console) -> None:
         rows = [
-            (s.study_instance_uid, s.state.value, s.instance_count, _local(s.changed_at), s.reason)
+            (
+                s.study_instance_uid,
+                s.state.value,
+                s.verdict or "",
+                s.instance_count,
+                _local(s.changed_at),
+                s.reason,
+            )
             for s in lines
         ]
         if rows:
-            console.print(_table(None, ("study", "state", "instances", "changed", "reason"), rows))
+            console.print(_table(None, ("study", "state", "verdict", "instances", "changed", "reason"), rows))
         else:
             console.print("no study")
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from node.command_options import CommandError, ConfigOption, JsonOption, read_configuration, since
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def add_inspection_commands(app: typer.Typer, studies: typer.Typer) -> None:
@@ -42,6 +45,12 @@ def status(
 def studies_list(
     configuration: ConfigOption = None,
     state: Annotated[list[str] | None, typer.Option(help="Only studies in this state; repeatable.")] = None,
+    verdict: Annotated[
+        str,
+        typer.Option(
+            help="Only studies in which this was found: positive, negative, disagree, covid19, h1n1, cap."
+        ),
+    ] = "",
     changed_since: Annotated[
         str, typer.Option("--since", help="Only studies that changed since then: 90m, 12h, 1d, 2026-01-31.")
     ] = "",
@@ -54,13 +63,12 @@ def studies_list(
     """
     from node.inspection import study_list
     from store.states import StudyState
+    from store.verdicts import VerdictChoice
 
-    allowed = [s.value for s in StudyState]
-    for name in state or []:
-        if name not in allowed:
-            raise CommandError(f"{name!r} is no state; allowed are {', '.join(allowed)}")
+    states = [_one_of(StudyState, name, "state") for name in state or []]
+    found = _one_of(VerdictChoice, verdict, "verdict") if verdict else None
     start = since(changed_since, datetime.now(UTC)) if changed_since else None
-    _show(configuration, lambda store: study_list(store, state or [], limit, start), as_json)
+    _show(configuration, lambda store: study_list(store, states, limit, start, found), as_json)
 
 
 def studies_show(uid: str, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -90,3 +98,11 @@ def _show(configuration: Path | None, question: Callable[[Any], Any], as_json: b
     with opened(read_configuration(configuration)) as database:
         answer = question(database)
     print_answer(answer, as_json)
+
+
+def _one_of(kind: type[Choice], name: str, what: str) -> Choice:
+    """The member of an enumeration that is called so. Raises CommandError."""
+    try:
+        return kind(name)
+    except ValueError:
+        raise CommandError(f"{name!r} is no {what}; allowed are {', '.join(kind)}") from None

@@ -112,11 +112,11 @@ def of_failure(notice: notices.FailedNotice) -> Notification:
 
 
 def of_destinations(
-    standings: Sequence[DestinationStanding], told: frozenset[str], limit: timedelta, now: datetime
+    troubled: Sequence[DestinationStanding], told: frozenset[str], limit: timedelta, now: datetime
 ) -> tuple[frozenset[str], list[Notification]]:
     """Which destinations people now know to be away, and what they are told: each going and coming once."""
-    away = {s.name: s for s in standings if s.retrying and s.waiting_since and now - s.waiting_since >= limit}
-    settled = {s.name for s in standings if not s.retrying}
+    away = {s.name: s for s in troubled if s.waiting_since and now - s.waiting_since >= limit}
+    settled = told - {s.name for s in troubled}
     notes = [
         Notification(
             Occasion.DESTINATION_AWAY,
@@ -129,7 +129,7 @@ def of_destinations(
     ]
     notes += [
         Notification(Occasion.DESTINATION_BACK, now, f"{name} takes results again", {"destination": name})
-        for name in sorted(told & settled)
+        for name in sorted(settled)
     ]
     return (told | away.keys()) - settled, notes
 
@@ -183,9 +183,9 @@ class Notifier:
     def _news(self, now: datetime) -> list[Notification]:
         with self._database.read() as session:
             self._known, screened, failed = notices.since(session, self._known)
-            standings = overview.destination_standings(session)
+            troubled = overview.troubled_destinations(session)
         limit = timedelta(minutes=self._configuration.away_minutes)
-        self._away, of_places = of_destinations(standings, self._away, limit, now)
+        self._away, of_places = of_destinations(troubled, self._away, limit, now)
         positive = [note for note in map(of_screening, screened) if note is not None]
         return [*positive, *map(of_failure, failed), *of_places]
 

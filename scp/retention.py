@@ -27,7 +27,8 @@ class Purged:
 def purge_delivered(database: Database, storage: Path, keep: timedelta, now: datetime) -> Purged:
     """Delete the images of every study that was delivered longer than `keep` ago. Raises OSError.
 
-    The store first, the files after its commit: a study never counts as whole while files of it are gone.
+    The store first, the images after its commit: a study never counts as whole while files of it are gone. Pictures
+    beside its results show its images too; they go before the commit, since a purge that is killed begins again.
     """
     before = now - keep
     studies = files = 0
@@ -37,6 +38,7 @@ def purge_delivered(database: Database, storage: Path, keep: timedelta, now: dat
         with database.write() as session:
             study = retention.begin_purge(session, study_id, before, now)
             if study is not None:
+                files += _delete_beside(storage, study.results)
                 _mark_changed(storage, study.paths)
         if study is None:
             continue
@@ -51,6 +53,13 @@ def _mark_changed(storage: Path, paths: tuple[str, ...]) -> None:
     for folder in {(storage / path).parent for path in paths}:
         with suppress(FileNotFoundError):
             os.utime(folder)
+
+
+def _delete_beside(storage: Path, results: tuple[str, ...]) -> int:
+    """Delete what lies in the folders of the results and is none of them; how many files."""
+    kept = {storage / path for path in results}
+    folders = {path.parent for path in kept if path.parent.is_dir()}
+    return sum(_delete(file) for folder in folders for file in folder.iterdir() if file not in kept)
 
 
 def _delete(path: Path) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from store.models import AssociationRecord, Refusal, Revision, Screening, Study, Transition
 from store.states import StudyState
+from store.verdicts import by_system
 
 KINDS_OF_REFUSAL = (
     ("called AE title", "called_ae_title"),
@@ -138,10 +139,7 @@ def _screening(wait_seconds: float, summary: dict[str, Any]) -> NewScreening:
     return NewScreening(
         stages={str(stage): float(seconds) for stage, seconds in summary["timings_s"].items()},
         wait_seconds=wait_seconds,
-        verdicts={
-            "jcs": "positive" if summary["jcs"]["positive"] else "negative",
-            "m3lung": str(summary["m3lung"]["label"]),
-        },
+        verdicts=by_system(summary),
         discordant=bool(summary["discordant"]),
     )
 

@@ -64,12 +64,14 @@ class Study(Base):
         result of a lost worker is told from the present one's.
     attempts: claims of the present revision since it was complete or an admin asked again.
     routing: what the routing rules decided for the present revision; None for no restriction.
+    verdict: `store.verdicts.verdict_text` of the newest screening; None before the first.
     """
 
     __tablename__ = "studies"
     __table_args__ = (
         Index("ix_studies_state_priority_not_before", "state", "priority", "not_before"),
         Index("ix_studies_state_lease_expires_at", "state", "lease_expires_at"),
+        Index("ix_studies_verdict_changed_at", "verdict", "changed_at"),
     )
 
     id: Mapped[int] = mapped_column(KEY, primary_key=True)
@@ -92,6 +94,7 @@ class Study(Base):
     lease_expires_at: Mapped[datetime | None]
     purged_at: Mapped[datetime | None]
     routing: Mapped[dict[str, Any] | None]
+    verdict: Mapped[str | None] = mapped_column(String(32))
 
 
 class Series(Base):
@@ -188,6 +191,8 @@ class Delivery(Base):
     __table_args__ = (
         UniqueConstraint("result_id", "destination"),
         Index("ix_deliveries_state_next_attempt_at", "state", "next_attempt_at"),
+        Index("ix_deliveries_destination_state_attempts", "destination", "state", "attempts"),
+        Index("ix_deliveries_destination_delivered_at", "destination", "delivered_at"),
     )
 
     id: Mapped[int] = mapped_column(KEY, primary_key=True)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from store.ledger import UnknownStudy
 from store.models import Delivery, Instance, Result, Revision, Screening, Study
 from store.states import DeliveryState, StudyState
+from store.verdicts import VerdictChoice, texts_of
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,12 @@ class DestinationStanding:
 class StudyFilter:
     """Which studies a list shows; empty fields do not choose.
 
-    uid: how the Study Instance UID begins. patient_digest: studies of one patient. since, until: by last change.
+    verdict: by what the newest screening found. uid: how the Study Instance UID begins. patient_digest: studies of
+    one patient. since, until: by last change.
     """
 
     states: tuple[StudyState, ...] = ()
+    verdict: VerdictChoice | None = None
     uid: str = ""
     patient_digest: str = ""
     since: datetime | None = None
@@ -105,23 +108,47 @@ def destination_standings(session: Session, names: Sequence[str] = ()) -> list[D
     """Every destination with deliveries, and those of `names` without any, by name."""
     counts: dict[str, dict[str, Any]] = {name: {} for name in names}
     rows = session.execute(
-        select(
-            Delivery.destination,
-            Delivery.state,
-            func.count(),
-            func.sum(Delivery.attempts),
-            func.max(Delivery.delivered_at),
-        ).group_by(Delivery.destination, Delivery.state)
+        select(Delivery.destination, Delivery.state, func.count(), func.sum(Delivery.attempts)).group_by(
+            Delivery.destination, Delivery.state
+        )
     )
-    for name, state, count, attempts, delivered_at in rows:
+    for name, state, count, attempts in rows:
         one = counts.setdefault(name, {})
         one[state.value] = count
         one["attempts"] = one.get("attempts", 0) + int(attempts or 0)
-        if state is DeliveryState.DELIVERED:
-            one["last_delivered_at"] = delivered_at
     return [
-        DestinationStanding(name, **one, **_waiting(session, name)) for name, one in sorted(counts.items())
+        DestinationStanding(name, **one, **_waiting(session, name), last_delivered_at=_newest(session, name))
+        for name, one in sorted(counts.items())
     ]
+
+
+def troubled_destinations(session: Session) -> list[DestinationStanding]:
+    """Destinations that have refused an attempt which waits to be made again: what waits there, and nothing else.
+
+    Its cost does not grow with what is delivered, so that it may be asked every second.
+    """
+    troubled = select(Delivery.destination, func.count()).where(
+        Delivery.state == DeliveryState.PENDING, Delivery.attempts > 0
+    )
+    names = [row[0] for row in session.execute(troubled.group_by(Delivery.destination))]
+    return [
+        DestinationStanding(name, pending=_pending(session, name), **_waiting(session, name))
+        for name in sorted(names)
+    ]
+
+
+def _pending(session: Session, destination: str) -> int:
+    query = select(func.count()).where(
+        Delivery.destination == destination, Delivery.state == DeliveryState.PENDING
+    )
+    return session.scalar(query) or 0
+
+
+def _newest(session: Session, destination: str) -> datetime | None:
+    """When the destination last took something for good."""
+    return session.scalar(
+        select(func.max(Delivery.delivered_at)).where(Delivery.destination == destination)
+    )
 
 
 def _waiting(session: Session, destination: str) -> dict[str, Any]:
@@ -183,6 +210,8 @@ def newest_result_folder(session: Session, study_id: int) -> str | None:
 def _filtered(query: Select[Any], which: StudyFilter) -> Select[Any]:
     if which.states:
         query = query.where(Study.state.in_(which.states))
+    if which.verdict is not None:
+        query = query.where(Study.verdict.in_(texts_of(which.verdict)))
     chosen = []
     if which.uid:
         chosen.append(Study.study_instance_uid.startswith(which.uid, autoescape=True))

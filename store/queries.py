@@ -24,11 +24,12 @@ from store.models import (
     Transition,
 )
 from store.states import UNDERWAY, DeliveryState, StudyState
+from store.verdicts import VerdictChoice, texts_of
 
 
 @dataclass(frozen=True)
 class StudyLine:
-    """One study in a list."""
+    """One study in a list. verdict: see `store.verdicts.verdict_text`."""
 
     study_instance_uid: str
     state: StudyState
@@ -38,6 +39,7 @@ class StudyLine:
     attempts: int
     created_at: datetime
     changed_at: datetime
+    verdict: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,22 @@ def list_studies(
     *,
     states: Collection[StudyState] = (),
     since: datetime | None = None,
+    verdict: VerdictChoice | None = None,
     uid_prefix: str = "",
     limit: int = 100,
     offset: int = 0,
 ) -> list[StudyLine]:
-    """Studies, newest change first. states: only these (empty: all). since: changed at or after."""
+    """Studies, newest change first.
+
+    states: only these (empty: all). since: changed at or after. verdict: by what was found.
+    """
     query = select(Study)
     if states:
         query = query.where(Study.state.in_(states))
     if since is not None:
         query = query.where(Study.changed_at >= since)
+    if verdict is not None:
+        query = query.where(Study.verdict.in_(texts_of(verdict)))
     if uid_prefix:
         query = query.where(Study.study_instance_uid.startswith(uid_prefix, autoescape=True))
     query = query.order_by(Study.changed_at.desc(), Study.id.desc()).limit(limit).offset(offset)
@@ -165,6 +173,7 @@ def _line(study: Study) -> StudyLine:
         attempts=study.attempts,
         created_at=study.created_at,
         changed_at=study.changed_at,
+        verdict=study.verdict,
     )
 
 

@@ -18,6 +18,7 @@ from store import ledger
 from store.claims import Claim, held_study
 from store.models import Delivery, Result, Revision, Screening, Study
 from store.states import UNDERWAY, DeliveryState, StudyState
+from store.verdicts import verdict_text
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def record_results(
         session.add(screening)
         session.flush()
         _add_objects(session, study, screening, objects, destinations, now)
+    study.verdict = verdict_text(summary)
     why = f"screened, {len(objects)} objects" if known is None else "screened as before"
     ledger.change_state(session, study, StudyState.DELIVERING, who=claim.worker, why=why, now=now)
     session.flush()

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import ledger
-from store.models import Instance, Study
+from store.models import Instance, Result, Revision, Screening, Study
 from store.states import StudyState
 
 WHO = "retention"
@@ -17,11 +17,14 @@ WHO = "retention"
 
 @dataclass(frozen=True)
 class ExpiredStudy:
-    """A study whose images may go. paths: of its instances, relative to the storage folder."""
+    """A study whose images may go. paths: of its instances, results: of its result objects, which stay so that they
+    can be sent again and compared with; all relative to the storage folder.
+    """
 
     study_id: int
     study_instance_uid: str
     paths: tuple[str, ...]
+    results: tuple[str, ...] = ()
 
 
 def expired_studies(session: Session, delivered_before: datetime, *, limit: int = 100) -> list[int]:
@@ -59,7 +62,13 @@ def begin_purge(
     study.purged_at = now
     ledger.remark(session, study, who=WHO, why="images deleted after delivery", now=now)
     paths = session.scalars(select(Instance.path).where(Instance.study_id == study_id))
-    return ExpiredStudy(study.id, study.study_instance_uid, tuple(paths))
+    results = session.scalars(
+        select(Result.path)
+        .join(Screening, Screening.id == Result.screening_id)
+        .join(Revision, Revision.id == Screening.revision_id)
+        .where(Revision.study_id == study_id)
+    )
+    return ExpiredStudy(study.id, study.study_instance_uid, tuple(paths), tuple(results))
 
 
 def purged_among(session: Session, paths: list[str]) -> set[str]:

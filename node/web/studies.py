@@ -16,6 +16,16 @@ from node.web.verdict import StudyVerdict, study_verdict
 from store import overview, queries
 from store.overview import StudyFilter, StudyRow
 from store.states import StudyState
+from store.verdicts import VerdictChoice
+
+VERDICT_WORDS = {
+    VerdictChoice.POSITIVE: "pneumonia, by either system",
+    VerdictChoice.NEGATIVE: "no pneumonia",
+    VerdictChoice.DISAGREE: "the systems disagree",
+    VerdictChoice.COVID19: "M3Lung-Sys: COVID-19",
+    VerdictChoice.H1N1: "M3Lung-Sys: H1N1",
+    VerdictChoice.CAP: "M3Lung-Sys: CAP",
+}
 
 PAGE_ROWS = 50
 DEEPEST_PAGE = 4000
@@ -27,6 +37,7 @@ class Search:
 
     text: str
     states: tuple[StudyState, ...]
+    verdict: VerdictChoice | None
     since: str
     until: str
     page: int
@@ -36,6 +47,7 @@ class Search:
         """The same for the store."""
         return StudyFilter(
             states=self.states,
+            verdict=self.verdict,
             uid=self.text,
             patient_digest=digest_of_patient(self.text) if self.text else "",
             since=_midnight(self.since),
@@ -46,6 +58,7 @@ class Search:
         """The address of another page of the same search."""
         pairs = [("q", self.text), ("since", self.since), ("until", self.until)]
         pairs += [("state", state.value) for state in self.states]
+        pairs += [("verdict", self.verdict.value)] if self.verdict else []
         chosen = [(key, value) for key, value in pairs if value]
         return "/studies?" + urlencode([*chosen, ("page", str(page))])
 
@@ -62,10 +75,12 @@ class ListedStudy:
 def read_search(query: QueryParams) -> Search:
     """The search in an address; what makes no sense is left out."""
     known = {state.value: state for state in StudyState}
+    verdicts = {choice.value: choice for choice in VerdictChoice}
     page = query.get("page", "1")
     return Search(
         text=query.get("q", "").strip()[:64],
         states=tuple(known[s] for s in query.getlist("state") if s in known),
+        verdict=verdicts.get(query.get("verdict", "")),
         since=_valid_date(query.get("since", "")),
         until=_valid_date(query.get("until", "")),
         page=min(DEEPEST_PAGE, max(1, int(page))) if page.isdecimal() and len(page) < 6 else 1,
@@ -91,6 +106,7 @@ def show(visit: Visit) -> Response:
         more=len(rows) > PAGE_ROWS,
         counts=counts,
         states=tuple(StudyState),
+        verdicts=VERDICT_WORDS,
         sees_names=visit.sees_names,
     )
 

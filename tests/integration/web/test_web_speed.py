@@ -17,9 +17,11 @@ from store.database import open_database
 from store.migrations import upgrade
 from store.models import Study
 from store.states import StudyState
+from store.verdicts import VerdictChoice
 
 STUDIES = 100_000
 LIMIT_SECONDS = 0.2
+VERDICTS = ["negative healthy"] * 30 + ["positive covid19"] * 8 + ["positive cap", "negative h1n1"]
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 
 
@@ -31,6 +33,7 @@ def _rows() -> list[dict[str, object]]:
             "study_instance_uid": f"1.2.826.0.1.99.{i}",
             "patient_digest": f"{i % 70_000:064x}",
             "state": states[i % len(states)],
+            "verdict": VERDICTS[i % len(VERDICTS)],
             "reason": "",
             "instance_count": 300,
             "byte_count": 150_000_000,
@@ -67,6 +70,8 @@ def test_a_page_of_a_hundred_thousand_studies(tmp_path: Path) -> None:
         "/studies",
         "/studies?page=1500",
         "/studies?state=failed",
+        *(f"/studies?verdict={choice}" for choice in VerdictChoice),
+        "/studies?verdict=h1n1&page=20",
         "/studies?q=1.2.826.0.1.99.5",
         "/studies?since=2025-12-20&until=2025-12-21",
         "/",

@@ -98,6 +98,7 @@ def study(phantom: Path, tmp_path: Path) -> Path:
         (["demo", "--slices", "3"], "greater than or equal to 60"),
         (["status", "--json", "nonsense"], "unexpected extra argument"),
         (["studies", "list", "--since", "yesterday"], "write 90m"),
+        (["studies", "list", "--verdict", "ill"], "allowed are positive, negative, disagree"),
         (["studies", "show", "9.9"], "9.9"),
         (["studies", "why", "9.9"], "9.9"),
         (["studies", "retry", "9.9"], "9.9"),

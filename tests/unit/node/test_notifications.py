@@ -70,7 +70,8 @@ def test_a_destination_is_told_away_once_and_back_once() -> None:
         (18, replace(away, retrying=0, pending=0, waiting_since=None)),
         (19, replace(away, retrying=0, pending=0, waiting_since=None)),
     ):
-        told, notes = of_destinations([standing], told, limit, NOW + timedelta(minutes=minutes))
+        troubled = [standing] if standing.retrying else []
+        told, notes = of_destinations(troubled, told, limit, NOW + timedelta(minutes=minutes))
         heard += [(minutes, n.occasion) for n in notes]
     assert heard == [(16, Occasion.DESTINATION_AWAY), (18, Occasion.DESTINATION_BACK)]
 

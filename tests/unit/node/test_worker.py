@@ -18,7 +18,8 @@ from node.casework import Case, Casework, open_casework
 from node.configuration import Configuration, WorkerConfiguration
 from node.phantom import phantom_study, phantom_volume
 from node.worker import RETRY_AFTER, Worker
-from store import claims, migrations, queries, receipts, revisions
+from scp.retention import purge_delivered
+from store import admin, claims, ledger, migrations, queries, receipts, revisions
 from store.database import Database, open_database
 from store.states import StudyState
 
@@ -96,18 +97,38 @@ def received(
     return put
 
 
-def worker(database: Database, storage: Path, casework: Any, clock: Clock, **changes: Any) -> Worker:
-    settings: dict[str, Any] = {
-        "database": database,
-        "storage": storage,
-        "casework": casework,
-        "destinations": {"pacs": ("seg", "sr")},
-        "name": "worker-1",
-        "lease": LEASE,
-        "max_attempts": 2,
-        "clock": clock,
-    }
-    return Worker(**(settings | changes))
+@dataclass(frozen=True)
+class Bench:
+    """A store, a storage folder and a clock, with a worker for whatever casework."""
+
+    database: Database
+    storage: Path
+    clock: Clock
+
+    def worker(self, casework: Any, **changes: Any) -> Worker:
+        settings: dict[str, Any] = {
+            "database": self.database,
+            "storage": self.storage,
+            "casework": casework,
+            "destinations": {"pacs": ("seg", "sr")},
+            "name": "worker-1",
+            "lease": LEASE,
+            "max_attempts": 2,
+            "clock": self.clock,
+        }
+        return Worker(**(settings | changes))
+
+    def work_one(self, casework: Any) -> bool:
+        return self.worker(casework).work_one(threading.Event())
+
+    def account(self, uid: str) -> queries.StudyAccount:
+        with self.database.read() as session:
+            return queries.why(session, uid)
+
+
+@pytest.fixture
+def bench(database: Database, tmp_path: Path, clock: Clock) -> Bench:
+    return Bench(database, tmp_path, clock)
 
 
 class Failing:
@@ -122,40 +143,50 @@ class Failing:
         raise self.error
 
 
-def account(database: Database, uid: str) -> queries.StudyAccount:
-    with database.read() as session:
-        return queries.why(session, uid)
-
-
 def test_results_lie_in_the_outbox_and_wait_for_those_who_want_them(
-    database: Database, tmp_path: Path, casework: Casework, clock: Clock, received: Callable[[], str]
+    bench: Bench, casework: Casework, received: Callable[[], str]
 ) -> None:
     uid = received()
-    assert worker(database, tmp_path, casework, clock).work_one(threading.Event())
-    now = account(database, uid)
+    assert bench.work_one(casework)
+    now = bench.account(uid)
     assert now.study.state is StudyState.DELIVERING
     assert sorted(d.kind for d in now.deliveries) == ["seg", "sr"], "gsps and pm are wanted by nobody"
-    kinds = {pydicom.dcmread(path).Modality for path in (tmp_path / "outbox").rglob("*.dcm")}
+    kinds = {pydicom.dcmread(path).Modality for path in (bench.storage / "outbox").rglob("*.dcm")}
     assert kinds == {"SEG", "PR", "OT", "SR"}
-    assert not list((tmp_path / "outbox").rglob("*.part"))
-    assert list((tmp_path / "outbox").rglob("overview.png"))
-    assert not worker(database, tmp_path, casework, clock).work_one(threading.Event())
+    assert not list((bench.storage / "outbox").rglob("*.part"))
+    assert list((bench.storage / "outbox").rglob("overview.png"))
+    assert not bench.work_one(casework)
+
+
+def test_pictures_go_with_the_images_and_results_stay(
+    bench: Bench, casework: Casework, received: Callable[[], str]
+) -> None:
+    uid = received()
+    bench.work_one(casework)
+    with bench.database.write() as session:
+        study = ledger.locked_study_by_uid(session, uid)
+        ledger.change_state(session, study, StudyState.DELIVERED, who="t", why="t", now=bench.clock())
+    written = {path.suffix for path in (bench.storage / "outbox").rglob("*.*")}
+    assert written == {".dcm", ".png", ".zip"}
+    week = timedelta(days=7)
+    done = purge_delivered(bench.database, bench.storage, week, bench.clock() + 2 * week)
+    assert (done.studies, done.files) == (1, 64 + 2)
+    assert {path.suffix for path in (bench.storage / "outbox").rglob("*.*")} == {".dcm"}
+    assert not list(bench.storage.glob("*.dcm"))
 
 
 def test_screening_again_writes_the_same_bytes(
-    database: Database, tmp_path: Path, casework: Casework, clock: Clock, received: Callable[[], str]
+    bench: Bench, casework: Casework, received: Callable[[], str]
 ) -> None:
     uid = received()
-    worker(database, tmp_path, casework, clock).work_one(threading.Event())
-    first = {p.name: p.read_bytes() for p in (tmp_path / "outbox").rglob("*.dcm")}
-    from store import admin
-
-    with database.write() as session:
-        admin.rescreen(session, uid, who="admin", now=clock())
-    clock.now += timedelta(hours=5)
-    worker(database, tmp_path, casework, clock).work_one(threading.Event())
-    assert {p.name: p.read_bytes() for p in (tmp_path / "outbox").rglob("*.dcm")} == first
-    assert len(account(database, uid).screenings) == 1
+    bench.work_one(casework)
+    first = {p.name: p.read_bytes() for p in (bench.storage / "outbox").rglob("*.dcm")}
+    with bench.database.write() as session:
+        admin.rescreen(session, uid, who="admin", now=bench.clock())
+    bench.clock.now += timedelta(hours=5)
+    bench.work_one(casework)
+    assert {p.name: p.read_bytes() for p in (bench.storage / "outbox").rglob("*.dcm")} == first
+    assert len(bench.account(uid).screenings) == 1
 
 
 @pytest.mark.parametrize(
@@ -167,48 +198,41 @@ def test_screening_again_writes_the_same_bytes(
     ],
 )
 def test_an_error_ends_the_study_with_its_reason(
-    database: Database,
-    tmp_path: Path,
-    clock: Clock,
-    received: Callable[[], str],
-    error: Exception,
-    state: StudyState,
+    bench: Bench, received: Callable[[], str], error: Exception, state: StudyState
 ) -> None:
     uid = received()
-    worker(database, tmp_path, Failing(error), clock).work_one(threading.Event())
-    study = account(database, uid).study
+    bench.work_one(Failing(error))
+    study = bench.account(uid).study
     assert study.state is state and "no lungs" in study.reason
 
 
 @pytest.mark.parametrize("error", [RunnerFailed("no memory"), MemoryError(), OSError(28, "No space left")])
 def test_an_error_that_may_pass_is_tried_again_and_then_fails(
-    database: Database, tmp_path: Path, clock: Clock, received: Callable[[], str], error: Exception
+    bench: Bench, received: Callable[[], str], error: Exception
 ) -> None:
     uid = received()
-    failing = worker(database, tmp_path, Failing(error), clock)
+    failing = bench.worker(Failing(error))
     assert failing.work_one(threading.Event())
-    assert account(database, uid).study.state is StudyState.COMPLETE
+    assert bench.account(uid).study.state is StudyState.COMPLETE
     assert not failing.work_one(threading.Event()), "tried again before its time"
-    clock.now += RETRY_AFTER
+    bench.clock.now += RETRY_AFTER
     assert failing.work_one(threading.Event())
-    study = account(database, uid).study
+    study = bench.account(uid).study
     assert study.state is StudyState.FAILED and "attempt 2 of 2" in study.reason
 
 
-def test_stopping_gives_the_study_back(
-    database: Database, tmp_path: Path, casework: Casework, clock: Clock, received: Callable[[], str]
-) -> None:
+def test_stopping_gives_the_study_back(bench: Bench, casework: Casework, received: Callable[[], str]) -> None:
     uid = received()
     stop = threading.Event()
     stop.set()
-    worker(database, tmp_path, casework, clock).work_one(stop)
-    study = account(database, uid).study
+    bench.worker(casework).work_one(stop)
+    study = bench.account(uid).study
     assert study.state is StudyState.COMPLETE and study.attempts == 0
-    assert not (tmp_path / "outbox").exists()
+    assert not (bench.storage / "outbox").exists()
 
 
 def test_a_lost_lease_drops_the_results(
-    database: Database, tmp_path: Path, casework: Casework, clock: Clock, received: Callable[[], str]
+    bench: Bench, casework: Casework, received: Callable[[], str]
 ) -> None:
     uid = received()
 
@@ -218,25 +242,27 @@ def test_a_lost_lease_drops_the_results(
         settings_digest = casework.settings_digest
 
         def work(self, *arguments: Any, **options: Any) -> Case:
-            clock.now += 2 * LEASE
-            with database.write() as session:
-                taken = claims.claim_next(session, worker="other", lease=LEASE, max_attempts=9, now=clock())
+            bench.clock.now += 2 * LEASE
+            with bench.database.write() as session:
+                taken = claims.claim_next(
+                    session, worker="other", lease=LEASE, max_attempts=9, now=bench.clock()
+                )
                 assert taken is not None
             return casework.work(*arguments, **options)
 
-    worker(database, tmp_path, Slow(), clock).work_one(threading.Event())
-    now = account(database, uid)
+    bench.work_one(Slow())
+    now = bench.account(uid)
     assert now.study.state is StudyState.SCREENING and not now.screenings
 
 
 def test_a_study_above_the_limit_of_attempts_is_not_tried_for_ever(
-    database: Database, tmp_path: Path, clock: Clock, received: Callable[[], str]
+    bench: Bench, received: Callable[[], str]
 ) -> None:
     uid = received()
     for _ in range(2):
-        with database.write() as session:
-            claims.claim_next(session, worker="dies", lease=LEASE, max_attempts=2, now=clock())
-        clock.now += 2 * LEASE
-    assert not worker(database, tmp_path, Failing(ValueError()), clock).work_one(threading.Event())
-    study = account(database, uid).study
+        with bench.database.write() as session:
+            claims.claim_next(session, worker="dies", lease=LEASE, max_attempts=2, now=bench.clock())
+        bench.clock.now += 2 * LEASE
+    assert not bench.work_one(Failing(ValueError()))
+    study = bench.account(uid).study
     assert study.state is StudyState.FAILED and "lease" in study.reason
