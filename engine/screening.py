@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +129,8 @@ def _open(
     for name in metadata.screening_graphs:
         if name not in metadata.graphs:
             raise PackageInvalid(f"{package.path}: graph {name} is missing, which screening needs")
-    chosen = open_runner(package, options, report)
+    alone = isinstance(metadata, OwnModelMetadata) and metadata.is_volume
+    chosen = open_runner(package, replace(options, at_once=1) if alone else options, report)
     if isinstance(metadata, OwnModelMetadata):
         return OwnModelSystem(package, metadata, chosen.runner, options.batch), chosen.reason
     if isinstance(metadata, JCSMetadata):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,7 @@ from engine.own_model.sampling import Floats, returned, sampled
 from engine.own_model.tensors import AIR_HU, classification_scores, input_tensor, segmentation_scores
 from engine.packages import ModelPackage
 from engine.runners.batches import Output, in_batches
-from engine.runners.interface import Runner
+from engine.runners.interface import Runner, Tensors
 from engine.volume import Volume
 
 
@@ -40,15 +42,29 @@ class OwnModelSystem:
         return self.metadata.preprocessing.batch or self.batch
 
     def scores(self, hu: npt.NDArray[np.floating]) -> Scores:
-        """Scores for HU [N, C, (D,) H, W]: [N, C] of a classifier, [N, C, (D,) H, W] of a segmenter.
+        """What `scores_each` gives for one array."""
+        return next(self.scores_each([hu]))
+
+    def scores_each(self, stacks: Iterable[npt.NDArray[np.floating]]) -> Iterator[Scores]:
+        """Scores for each HU [N, C, (D,) H, W]: [N, C] of a classifier, [N, C, (D,) H, W] of a segmenter.
 
         Raises RunnerFailed, also where the output does not fit what the metadata say.
         """
-        tensor = input_tensor(hu, self.metadata)
-        output = Output(GRAPH, self.runner.run(GRAPH, {self.metadata.input_name: tensor}))
-        if self.metadata.task == "classification":
-            return classification_scores(output, len(hu), self.metadata)
-        return segmentation_scores(output, tensor.shape, self.metadata)
+        given: deque[tuple[int, tuple[int, ...]]] = deque()
+
+        def tensors() -> Iterator[Tensors]:
+            for hu in stacks:
+                tensor = input_tensor(hu, self.metadata)
+                given.append((len(hu), tensor.shape))
+                yield {self.metadata.input_name: tensor}
+
+        for results in self.runner.run_each(GRAPH, tensors()):
+            count, shape = given.popleft()
+            output = Output(GRAPH, results)
+            if self.metadata.task == "classification":
+                yield classification_scores(output, count, self.metadata)
+            else:
+                yield segmentation_scores(output, shape, self.metadata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +120,10 @@ def _slices(system: OwnModelSystem, volume: Volume, lungs: Mask, with_lung: Mask
     scores = np.zeros((len(volume.hu), metadata.channels), dtype=np.float32)
     labels = np.zeros(volume.shape, dtype=np.uint8) if metadata.task == "segmentation" else None
 
-    def call(slices: npt.NDArray[np.intp]) -> Scores:
-        return system.scores(_stack(volume.hu, slices, grid, metadata))
+    def each(batches: Iterable[npt.NDArray[np.intp]]) -> Iterator[Scores]:
+        return system.scores_each(_stack(volume.hu, slices, grid, metadata) for slices in batches)
 
-    for slices, given in in_batches(call, wanted, system.items_per_call):
+    for slices, given in in_batches(each, wanted, system.items_per_call):
         if labels is None:
             scores[slices] = given
             continue
@@ -171,12 +187,14 @@ def _patched(system: OwnModelSystem, hu: Floats) -> Scores:
     patch = tuple(int(side) for side in metadata.input.spatial_shape)
     places = patch_places(hu.shape, patch, metadata.preprocessing.patch_overlap)
 
-    def call(numbers: npt.NDArray[np.intp]) -> Scores:
-        return system.scores(_with_channels(np.stack([hu[places[n]] for n in numbers]), metadata))
+    def each(batches: Iterable[npt.NDArray[np.intp]]) -> Iterator[Scores]:
+        return system.scores_each(
+            _with_channels(np.stack([hu[places[n]] for n in numbers]), metadata) for numbers in batches
+        )
 
     scored = (
         (places[n], scores)
-        for numbers, given in in_batches(call, np.arange(len(places)), system.items_per_call)
+        for numbers, given in in_batches(each, np.arange(len(places)), system.items_per_call)
         for n, scores in zip(numbers, given, strict=True)
     )
     return averaged(scored, hu.shape, metadata.channels)

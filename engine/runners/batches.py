@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from engine.lungs import Box
 from engine.runners.interface import Runner
 
 T = TypeVar("T")
+Indices = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,37 +50,37 @@ class Output:
 
 
 def run_slices(
-    runner: Runner, graph: str, hu: npt.NDArray[np.int16], indices: npt.NDArray[np.intp], box: Box, batch: int
-) -> Iterator[tuple[npt.NDArray[np.intp], Output]]:
+    runner: Runner, graph: str, hu: npt.NDArray[np.int16], indices: Indices, box: Box, batch: int
+) -> Iterator[tuple[Indices, Output]]:
     """Run `graph` on the crop `box` of the slices `indices` of int16 [Z, Y, X] HU; yields (indices, outputs).
 
     A runner that is out of memory gets half as many slices from there on. Raises RunnerFailed.
     """
     top, left, bottom, right = box
 
-    def call(slices: npt.NDArray[np.intp]) -> Output:
-        crop = np.ascontiguousarray(hu[slices, top:bottom, left:right])
-        return Output(graph, runner.run(graph, {"hu": crop}))
+    def each(batches: Iterable[Indices]) -> Iterator[Output]:
+        crops = ({"hu": np.ascontiguousarray(hu[some, top:bottom, left:right])} for some in batches)
+        return (Output(graph, tensors) for tensors in runner.run_each(graph, crops))
 
-    return in_batches(call, indices, batch)
+    return in_batches(each, indices, batch)
 
 
 def in_batches(
-    call: Callable[[npt.NDArray[np.intp]], T], indices: npt.NDArray[np.intp], batch: int
-) -> Iterator[tuple[npt.NDArray[np.intp], T]]:
-    """Call with at most `batch` of the indices at a time; yields (indices, what the call gave).
+    each: Callable[[Iterable[Indices]], Iterator[T]], indices: Indices, batch: int
+) -> Iterator[tuple[Indices, T]]:
+    """The indices in batches of at most `batch`, in order; yields (indices, what `each` gave for them).
 
-    After OutOfDeviceMemory with half as many from there on, and the same again; with one it is raised.
+    each: as `Runner.run_each`, on indices. After OutOfDeviceMemory it gets the rest in half as many at a time, and the
+    same again; with one it is raised.
     """
     start = 0
     while start < len(indices):
-        some = indices[start : start + batch]
+        batches = [indices[at : at + batch] for at in range(start, len(indices), batch)]
         try:
-            output = call(some)
+            for some, output in zip(batches, each(batches), strict=True):
+                yield some, output
+                start += len(some)
         except OutOfDeviceMemory:
             if batch == 1:
                 raise
             batch //= 2
-            continue
-        yield some, output
-        start += len(some)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Tensors = Mapping[str, npt.NDArray[Any]]
+Results = dict[str, npt.NDArray[np.generic]]
 Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 
 
@@ -34,6 +35,7 @@ class RunnerOptions:
     device: auto takes TensorRT where it works and engines are configured, else OpenVINO; torch is the reference.
     precision: auto takes the fastest that passes verification (with `engines`), or bf16 where the CPU multiplies it
     in hardware, else f32. threads: 0 leaves it to the backend (all cores). batch: slices per call.
+    at_once: calls under way at the same time, 0 leaves it to the backend; 1 gives all cores to each call.
     engines: None runs the package's ONNX directly, without a built and verified engine.
     own_models: whether a department's own model that fails ends the work, or is left out and said to be.
     """
@@ -41,6 +43,7 @@ class RunnerOptions:
     precision: Precision = "auto"
     threads: int = 0
     batch: int = 8
+    at_once: int = 0
     device: Literal["auto", "openvino", "tensorrt", "torch"] = "auto"
     engines: EngineOptions | None = None
     own_models: Literal["required", "optional"] = "required"
@@ -57,8 +60,15 @@ class Runner(Protocol):
         """Backend, device and precision in a few words, for logs and reports."""
         ...
 
-    def run(self, graph: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
+    def run(self, graph: str, inputs: Tensors) -> Results:
         """All outputs of `graph` by name, as arrays of their own. Raises RunnerFailed."""
+        ...
+
+    def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
+        """What `run` gives for each of `inputs`, in their order, with several under way at once where that is faster.
+
+        Inputs are taken only as far ahead as are under way, so that no more than these are in memory.
+        """
         ...
 
     def close(self) -> None:

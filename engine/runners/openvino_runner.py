@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
 
 from engine.errors import RunnerFailed
 from engine.packages import ModelPackage
 from engine.recipes import Backend, BuildPrecision, Profile
-from engine.runners.interface import RunnerOptions, Tensors
+from engine.runners.interface import Results, RunnerOptions, Tensors
 
 DEVICE = "CPU"
 
 _HEADER = 8
 """Bytes in front of the exported model that name its precision: OpenVINO settles that anew at each import."""
+
+MOST_STREAMS = 4
+"""Batches that are computed at once. A stream on one core waits for nobody, but each has its own memory."""
 
 _NATIVE_NAMES = {"bf16": "BF16", "int8": "INT8", "f32": "FP32"}
 
@@ -39,39 +43,64 @@ class OpenVINORunner:
         self._core = ov.Core()
         self._precision = chosen_precision(options, _capabilities(self._core))
         self._said = precisions or self._precision
-        self._threads = options.threads
-        self._requests: dict[str, Any] = {}
+        self._threads, self._at_once = options.threads, options.at_once
+        self._requests: dict[str, list[Any]] = {}
 
     @property
     def description(self) -> str:
         return f"OpenVINO {_version()}, CPU, {self._said}"
 
-    def run(self, graph: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
+    def run(self, graph: str, inputs: Tensors) -> Results:
         """See `engine.runners.interface.Runner`."""
+        return next(self.run_each(graph, [inputs]))
+
+    def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
+        """See `engine.runners.interface.Runner`: one request under way on each stream."""
+        under_way: deque[tuple[Any, Tensors]] = deque()
         try:
-            request = self._requests.get(graph) or self._opened(graph)
-            request.infer(dict(inputs), share_inputs=True)
-            return {
-                name: np.array(request.get_tensor(port).data)
-                for port in request.model_outputs
-                for name in sorted(port.names)
-            }
+            free = list(self._requests.get(graph) or self._opened(graph))
+            for given in inputs:
+                request = free.pop() if free else None
+                if request is None:
+                    request, _ = under_way.popleft()
+                    yield _waited_for(request)
+                request.start_async(dict(given), share_inputs=True)
+                under_way.append((request, given))  # the inputs are read where they lie until it has ended
+            while under_way:
+                yield _waited_for(under_way.popleft()[0])
         except RuntimeError as error:
             raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
+        finally:
+            for request, _ in under_way:
+                request.cancel()
 
     def close(self) -> None:
         self._requests.clear()
 
-    def _opened(self, graph: str) -> Any:
+    def _opened(self, graph: str) -> list[Any]:
         if graph in self._engines:
             content = self._engines[graph].read_bytes()
             precision, blob = content[:_HEADER].decode().strip(), BytesIO(content[_HEADER:])
-            compiled = self._core.import_model(blob, DEVICE, _settings(precision, self._threads))
+            compiled = self._core.import_model(
+                blob, DEVICE, _settings(precision, self._threads, self._at_once)
+            )
         else:
             model = self._core.read_model(self._package.graph_path(graph))
-            compiled = self._core.compile_model(model, DEVICE, _settings(self._precision, self._threads))
-        self._requests[graph] = compiled.create_infer_request()
+            compiled = self._core.compile_model(
+                model, DEVICE, _settings(self._precision, self._threads, self._at_once)
+            )
+        count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests[graph] = [compiled.create_infer_request() for _ in range(count)]
         return self._requests[graph]
+
+
+def _waited_for(request: Any) -> Results:
+    request.wait()
+    return {
+        name: np.array(request.get_tensor(port).data)
+        for port in request.model_outputs
+        for name in sorted(port.names)
+    }
 
 
 class OpenVINOBackend:
@@ -95,7 +124,7 @@ class OpenVINOBackend:
 
                 model = quantised(model, graph)
             stream = BytesIO()
-            core.compile_model(model, DEVICE, _settings(hint, 0)).export_model(stream)
+            core.compile_model(model, DEVICE, _settings(hint)).export_model(stream)
             return hint.encode().ljust(_HEADER) + stream.getvalue()
         except RuntimeError as error:
             raise RunnerFailed(f"OpenVINO cannot build graph {graph}: {error}") from error
@@ -126,9 +155,10 @@ def _version() -> str:
     return str(ov.__version__).split("-", maxsplit=1)[0]
 
 
-def _settings(precision: str, threads: int) -> dict[str, Any]:
+def _settings(precision: str, threads: int = 0, at_once: int = 0) -> dict[str, Any]:
+    cores = threads or len(os.sched_getaffinity(0))
     return {
         "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": "LATENCY",
-        **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
+        "NUM_STREAMS": at_once or min(cores, MOST_STREAMS),
+        "INFERENCE_NUM_THREADS": cores,
     }

@@ -7,7 +7,7 @@ TensorRT and onnx; running needs pycuda and a GPU as well (extra `gpu`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from engine.errors import OutOfDeviceMemory, RunnerFailed
 from engine.packages import ModelPackage
 from engine.recipes import Backend, BuildPrecision, Profile
-from engine.runners.interface import RunnerOptions, Tensors
+from engine.runners.interface import Results, RunnerOptions, Tensors
 
 _LIBRARIES: dict[Backend, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
@@ -113,7 +113,10 @@ def _library(name: Backend) -> Any:
             return import_module(module)
         except ImportError as error:
             reasons.append(str(error))
-    raise RunnerFailed(f"{name} is not usable: {reasons[-1]}")
+    raise RunnerFailed(
+        f"{name} is not usable: {reasons[-1]}; it needs an NVIDIA GPU and pip install 'lungnode[gpu]', "
+        "without one set screening.device: auto"
+    )
 
 
 def _onnx_bytes(package: ModelPackage, graph: str, precision: BuildPrecision) -> bytes:
@@ -210,6 +213,10 @@ class TensorRTRunner:
             raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
         finally:
             self._cuda.context.pop()
+
+    def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
+        """See `engine.runners.interface.Runner`."""
+        return (self.run(graph, given) for given in inputs)
 
     def close(self) -> None:
         self._cuda.context.push()

@@ -6,6 +6,7 @@ extra (torch and onnx); nothing else of serving does.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from engine.errors import RunnerFailed
 from engine.packages import ModelPackage
-from engine.runners.interface import RunnerOptions, Tensors
+from engine.runners.interface import Results, RunnerOptions, Tensors
 from engine.runners.torch_operators import OPERATORS
 
 _HALF = {"cpu": torch.bfloat16, "cuda": torch.float16}
@@ -57,6 +58,10 @@ class TorchRunner:
             return {name: _to_numpy(x) for name, x in outputs.items()}
         except (RuntimeError, NotImplementedError, OSError, KeyError, onnx.checker.ValidationError) as error:
             raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
+
+    def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
+        """See `engine.runners.interface.Runner`: one after the other."""
+        return (self.run(graph, given) for given in inputs)
 
     def close(self) -> None:
         self._graphs.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,35 @@ def test_outputs_are_copies(package_paths: list[Path], chest_of) -> None:
     kept = first.copy()
     runner.run("classify", {"hu": hu[:2]})
     np.testing.assert_array_equal(first, kept)
+
+
+def test_several_under_way_come_back_in_order_and_are_taken_as_they_go(package_paths, chest_of) -> None:
+    hu = chest_of(lesion=True)
+    runner = OpenVINORunner(read_package(package_paths[0]), replace(EXACT, threads=2))
+    expected = [runner.run("classify", {"hu": hu[z : z + 1]})["probability"][0] for z in range(len(hu))]
+    taken: list[int] = []
+
+    def inputs():
+        for z in range(len(hu)):
+            taken.append(z)
+            yield {"hu": hu[z : z + 1]}
+
+    results = runner.run_each("classify", inputs())
+    found = [next(results)["probability"][0]]
+    assert len(taken) <= 3
+    found += [output["probability"][0] for output in results]
+    assert found == expected
+    assert 0 < sum(p > 0.5 for p in found) < len(hu)
+
+
+def test_calls_that_nobody_waits_for_leave_the_runner_usable(package_paths, chest_of) -> None:
+    runner = OpenVINORunner(read_package(package_paths[0]), replace(EXACT, threads=2))
+    inputs = {"hu": chest_of(lesion=True)[10:14]}
+    expected = runner.run("segment", inputs)["lesion_probability"]
+    abandoned = runner.run_each("segment", [inputs] * 4)
+    next(abandoned)
+    abandoned.close()
+    np.testing.assert_array_equal(runner.run("segment", inputs)["lesion_probability"], expected)
 
 
 def test_wrong_inputs_are_reported(package_paths: list[Path]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from engine.errors import NotScreenable, PackageInvalid, RunnerFailed
 from engine.findings import PneumoniaClass
 from engine.lungs import volume_box
-from engine.runners.interface import Runner, RunnerOptions, Tensors
+from engine.runners.interface import Results, Runner, RunnerOptions, Tensors
 from engine.screening import open_systems, screen
 from engine.series_choice import SeriesRules
 from engine.summary import findings_summary
@@ -35,9 +35,13 @@ class _Shapes:
     def description(self) -> str:
         return self._runner.description
 
-    def run(self, graph: str, inputs: Tensors) -> dict[str, np.ndarray]:
-        self.seen[graph] += [values.shape for values in inputs.values()]
-        return self._runner.run(graph, inputs)
+    def run(self, graph: str, inputs: Tensors) -> Results:
+        return next(self.run_each(graph, [inputs]))
+
+    def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
+        for given in inputs:
+            self.seen[graph] += [values.shape for values in given.values()]
+            yield self._runner.run(graph, given)
 
     def close(self) -> None:
         self._runner.close()
