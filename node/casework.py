@@ -24,6 +24,7 @@ from engine.volume import Volume
 from node.configuration import Configuration
 from node.executors.interface import Executor
 from node.executors.selection import open_executor
+from node.installation import shipped
 from node.priors import NO_PRIORS, Priors
 from reporting import (
     ObjectKind,
@@ -196,10 +197,9 @@ def _unnamed_models(models: tuple[Path, ...], named: Collection[str]) -> tuple[P
 def engine_options(configuration: Configuration) -> EngineOptions:
     """Where engines are built and kept."""
     screening = configuration.screening
-    recipes = Path(__file__).parents[1] / "trt_engines"
     return EngineOptions(
         cache=screening.engine_cache,
-        recipes=recipes if recipes.is_dir() else Path("trt_engines"),
+        recipes=shipped("trt_engines"),
         backend="tensorrt" if screening.device == "tensorrt" else "openvino",
         precision=screening.precision,
     )
@@ -213,7 +213,10 @@ def runner_options(configuration: Configuration) -> RunnerOptions:
         threads=screening.threads,
         device=screening.device,
         own_models=screening.own_models,
-        engines=engine_options(configuration) if screening.built_engines else None,
+        # TensorRT runs nothing but built engines: whoever asks for it and has no GPU is told so
+        engines=engine_options(configuration)
+        if screening.built_engines or screening.device == "tensorrt"
+        else None,
     )
 
 

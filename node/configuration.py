@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from node.installation import shipped
 from node.routing.rules import Rules, check_names
 from reporting.context import ObjectKind
 from reporting.profiles import WantedObject, expanded
@@ -29,7 +30,6 @@ from scp.peer import ClientTLS, Peer
 
 ENVIRONMENT_PREFIX = "LUNGNODE_"
 NESTED_DELIMITER = "__"
-INSTALLATION = Path(__file__).resolve().parents[1]
 
 T = TypeVar("T")
 
@@ -377,7 +377,7 @@ class LogConfiguration(_Section):
 
 def installed_models() -> tuple[Path, ...]:
     """The compact packages that come with the program."""
-    return INSTALLATION / "models" / "jcs-compact", INSTALLATION / "models" / "m3lung-compact"
+    return shipped("models/jcs-compact"), shipped("models/m3lung-compact")
 
 
 class Configuration(BaseSettings):

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from node.configuration import INSTALLATION, Configuration
+from node.configuration import Configuration
+from node.installation import shipped
 
 HEAD = """# Configuration
 
@@ -143,7 +144,7 @@ def _sentence(text: str) -> str:
 
 def main() -> None:
     """Print the page."""
-    print(reference((INSTALLATION / "config.yaml").read_text(encoding="utf-8")), end="")
+    print(reference(shipped("config.yaml").read_text(encoding="utf-8")), end="")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ import os
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
 from node.configuration import Configuration, ListenerConfiguration
+from node.service_manager import hanging_loops, stop_of_loop
 from reporting.delivery.loop import Stop
 from store import processes, recovery
 from store.database import Database, open_database
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from scp.policy import ListenerPolicy
 
 PULSE_SECONDS = 10.0
-COMPLETENESS_POLL_SECONDS = 0.1
+LOOP_SECONDS = 600.0
+"""A delivery loop that has not come round for this long hangs: as long as its lease on what it sends."""
+COMPLETENESS_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 0.5
+"""How often it is looked whether studies are complete: while one is being received, and while none is."""
 
 Ready = Callable[[], None]
+Loop = Callable[[Stop, float], None]
 Part = Callable[[Configuration, Stop, Ready], None]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("node")
@@ -53,7 +57,7 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         max_wait=timedelta(seconds=configuration.completeness.max_wait_seconds),
         short_quiet=timedelta(seconds=configuration.completeness.short_quiet_seconds),
     )
-    with _part("listener", configuration) as (database, _):
+    with _part("listener", configuration, stop) as (database, _):
         commitment = pacs_services.commitment_service(configuration, database, utc_now)
         reports = pacs_services.report_handler(configuration, database, utc_now)
         listener = Listener(
@@ -78,7 +82,7 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         grounds = pacs_services.grounds(configuration, database, listener.receiver, utc_now)
         try:
             ready()
-            while not stop.wait(COMPLETENESS_POLL_SECONDS):
+            while not stop.wait(COMPLETENESS_POLL_SECONDS if grounds.receiving else IDLE_POLL_SECONDS):
                 for study in complete_due(database, policy, utc_now(), grounds, router.route):
                     log.info("study complete", state=study.state.value, why=study.why)
         finally:
@@ -95,7 +99,7 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
     from node.casework import open_casework, open_special_casework
     from node.worker import Worker
 
-    with _part("worker", configuration) as (database, name):
+    with _part("worker", configuration, stop) as (database, name):
         casework, special = open_casework(configuration), open_special_casework(configuration)
         with ExitStack() as opened:
             for one in (casework, *special.values()):
@@ -125,7 +129,7 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
     from reporting.delivery.loop import Courier, Destination
 
     poll = configuration.delivery.poll_seconds
-    with _part("delivery", configuration) as (database, name):
+    with _part("delivery", configuration, stop) as (database, name):
         couriers = [
             Courier(
                 database=database,
@@ -142,10 +146,12 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
         ]
         couriers += pacs_services.stow_couriers(configuration, database, name, utc_now)
         committers = pacs_services.committers(configuration, database, name, utc_now)
+        loops: dict[str, Loop] = {f"delivery to {c.destination.name}": c.run for c in couriers}
+        loops |= {f"commitment of {c.destination.name}": c.run for c in committers}
+        for notifier in _notifiers(configuration, database):
+            loops["notifications"] = notifier.run
         ready()
-        loops = [c.run for c in couriers] + [c.run for c in committers]
-        loops += [n.run for n in _notifiers(configuration, database)]
-        _run_together([partial(run, stop, poll) for run in loops], stop)
+        run_together(loops, stop, poll)
 
 
 def _notifiers(configuration: Configuration, database: Database) -> list[Notifier]:
@@ -167,7 +173,7 @@ def run_web(configuration: Configuration, stop: Stop, ready: Ready) -> None:
     """
     from node.web.server import serve_web
 
-    with _part("web", configuration) as (database, _):
+    with _part("web", configuration, stop) as (database, _):
         serve_web(configuration, database, utc_now, stop, ready)
 
 
@@ -207,17 +213,25 @@ def listener_policy(configuration: Configuration) -> ListenerPolicy:
     )
 
 
-def _run_together(loops: list[Callable[[], None]], stop: Stop) -> None:
-    """Run every loop in a thread until told to stop; an error in one ends all, so that the process is restarted."""
+def run_together(loops: Mapping[str, Loop], stop: Stop, poll_seconds: float) -> None:
+    """Run every loop in a thread until told to stop; an error in one ends all, so that the process is restarted.
+
+    Each is watched by its name: one that hangs is seen although the others come round.
+    """
     errors: list[BaseException] = []
 
-    def guarded(loop: Callable[[], None]) -> None:
+    def guarded(loop: Loop, its_stop: Stop) -> None:
         try:
-            loop()
+            loop(its_stop, poll_seconds)
         except BaseException as error:  # noqa: BLE001 - carried to the main thread, which raises it
             errors.append(error)
 
-    threads = [threading.Thread(target=guarded, args=(loop,), daemon=True) for loop in loops]
+    threads = [
+        threading.Thread(
+            target=guarded, args=(loop, stop_of_loop(stop, name, LOOP_SECONDS)), name=name, daemon=True
+        )
+        for name, loop in loops.items()
+    ]
     for thread in threads:
         thread.start()
     while not errors and not stop.wait(0.5):
@@ -229,13 +243,15 @@ def _run_together(loops: list[Callable[[], None]], stop: Stop) -> None:
 
 
 @contextmanager
-def _part(kind: str, configuration: Configuration) -> Iterator[tuple[Database, str]]:
-    """The open store and this process's name in it, with a pulse while it runs."""
+def _part(kind: str, configuration: Configuration, stop: Stop) -> Iterator[tuple[Database, str]]:
+    """The open store and this process's name in it, with a pulse while its loops come round."""
     database = open_database(configuration.database.url)
     host = socket.gethostname()
     name = f"{kind}-{os.getpid()}@{host}"[:128]
     done = threading.Event()
-    thread = threading.Thread(target=_pulse, args=(database, name, kind, done), name="pulse", daemon=True)
+    thread = threading.Thread(
+        target=_pulse, args=(database, name, kind, stop, done), name="pulse", daemon=True
+    )
     _forget_dead(database, host, name)
     thread.start()
     try:
@@ -248,11 +264,16 @@ def _part(kind: str, configuration: Configuration) -> Iterator[tuple[Database, s
         database.close()
 
 
-def _pulse(database: Database, name: str, kind: str, done: threading.Event) -> None:
+def _pulse(database: Database, name: str, kind: str, stop: Stop, done: threading.Event) -> None:
+    """Beat in the store while every loop of the part comes round: without the beat people learn of one that hangs."""
     while True:
+        hanging = hanging_loops(stop)
         try:
-            with database.write() as session:
-                processes.beat(session, name=name, kind=kind, doing="running", now=utc_now())
+            if hanging:
+                log.error("part hangs", loops=hanging)
+            else:
+                with database.write() as session:
+                    processes.beat(session, name=name, kind=kind, doing="running", now=utc_now())
         except Exception as error:  # noqa: BLE001 - a missed beat is seen by those who look; the part goes on
             log.warning("pulse missed", why=str(error))
         if done.wait(PULSE_SECONDS):

@@ -44,10 +44,10 @@ class ReloadablePart:
         announce: Callable[[], None],
     ) -> None:
         self.configuration = configuration
-        self._name, self._run, self._reread = name, run, reread
+        self.name, self._run, self._reread = name, run, reread
         self._manager, self._announce = manager, announce
         self._next: Configuration | None = None
-        self._stop = WatchedStop()
+        self._stop = self._new_stop()
         self._ended = threading.Event()
         self._asked = threading.Event()
         self._ready = False
@@ -71,12 +71,12 @@ class ReloadablePart:
 
     def _run_once(self) -> None:
         before = self.configuration
-        self._stop = WatchedStop()
+        self._stop = self._new_stop()
         self._ready = False
         reloaded = self._next is not None
         if self._next is not None:
             self.configuration, self._next = self._next, None
-            configure_logs(self.configuration.log, self._name)
+            configure_logs(self.configuration.log, self.name)
         if self._ended.is_set():
             return
         try:
@@ -85,7 +85,7 @@ class ReloadablePart:
             if not reloaded or self._ready:
                 raise
             self.configuration = before
-            configure_logs(before.log, self._name)
+            configure_logs(before.log, self.name)
             self._refused(str(error))
 
     def _on_ready(self) -> None:
@@ -93,8 +93,16 @@ class ReloadablePart:
         self._manager.ready()
         self._announce()
 
+    @property
+    def hanging(self) -> tuple[str, ...]:
+        """The loops of the part that hang, in words; none while it starts."""
+        return self._stop.hanging if self._ready else ()
+
+    def _new_stop(self) -> WatchedStop:
+        return WatchedStop(allowed_seconds=HANG_SECONDS.get(self.name, OTHER_HANG_SECONDS))
+
     def _healthy(self) -> bool:
-        return self._stop.silent_seconds < HANG_SECONDS.get(self._name, OTHER_HANG_SECONDS)
+        return not self.hanging
 
     def _reload_when_asked(self) -> None:
         while True:

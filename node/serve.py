@@ -10,15 +10,18 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import structlog
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
-from engine.packages import read_package
 from node.configuration import Configuration, ConfigurationError
 from node.logs import configure_logs
 from node.parts import PARTS, parts_of
@@ -34,6 +37,8 @@ FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 1.0, 30.0
 STEADY_SECONDS = 60.0
 """A part that ran this long before it died begins with the short waiting time again."""
 
+HANG_LOOK_SECONDS = 5.0
+
 READY = "ready"
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("node")
@@ -43,28 +48,53 @@ class StartError(Exception):
     """The node cannot start; one line that says what to do."""
 
 
-def prepare(configuration: Configuration) -> None:
-    """What must hold before anything starts: packages whole, spool writable, schema current.
+class StoreUnreachable(Exception):
+    """The store does not answer, and may later: one line. Whoever started the node may start it again."""
 
-    Raises StartError, engine.errors.PackageInvalid, store.migrations.SchemaMismatch.
+
+def prepare(configuration: Configuration, *, screens: bool = True) -> None:
+    """What must hold before anything starts: spool writable, schema current, packages whole where it `screens`.
+
+    Raises StartError, StoreUnreachable, engine.errors.PackageInvalid, store.migrations.SchemaMismatch.
     """
-    for path in configuration.models:
-        read_package(path)
+    if screens:
+        _check_packages(configuration)
     try:
-        configuration.storage.path.mkdir(parents=True, exist_ok=True)
+        _try_to_write(configuration.storage.path)
         before, after = upgrade(configuration.database.url)
     except OSError as error:
         raise StartError(
             f"{error.filename or configuration.storage.path}: {error.strerror}; check its rights"
         ) from None
+    except DBAPIError as error:
+        place = make_url(configuration.database.url)
+        said = str(error.orig).strip().partition("\n")[0]
+        line = f"the store {place.render_as_string(hide_password=True)} cannot be used: {said}"
+        if place.get_backend_name() == "sqlite":
+            raise StartError(f"{line}; check database.url and the rights of the file") from None
+        raise StoreUnreachable(f"{line}; check database.url and that its server runs") from None
     if before is not None and before != after:
         log.info("database upgraded", before=before, after=after)
+
+
+def _check_packages(configuration: Configuration) -> None:
+    from engine.packages import read_package  # a listener is a third smaller without it
+
+    for path in configuration.models:
+        read_package(path)
+
+
+def _try_to_write(folder: Path) -> None:
+    """Raises OSError where nothing can be written in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def run_part(name: str, configuration: Configuration, reread: Reread) -> None:
     """Run one part in this process until SIGTERM or SIGINT; SIGHUP rereads the configuration."""
     configure_logs(configuration.log, name)
-    prepare(configuration)
+    prepare(configuration, screens=name == "worker")
     part = ReloadablePart(name, PARTS[name], configuration, reread, this_service(), lambda: log.info("ready"))
     with on_signals(part, interruptible=True):
         part.run()
@@ -267,6 +297,7 @@ def _child(name: str, configuration: Configuration, reread: Reread, line: Connec
         name, PARTS[name], configuration, reread, ServiceManager(), lambda: line.send(READY)
     )
     threading.Thread(target=_stop_with_parent, args=(line, part), name="parent-watch", daemon=True).start()
+    threading.Thread(target=_end_when_hanging, args=(line, part), name="hang-watch", daemon=True).start()
     try:
         # A terminal sends Ctrl-C to all; the parent passes it on
         with on_signals(part, interruptible=False):
@@ -284,3 +315,11 @@ def _stop_with_parent(line: Connection, part: ReloadablePart) -> None:
             line.recv()
     except (EOFError, OSError):
         part.end()
+
+
+def _end_when_hanging(line: Connection, part: ReloadablePart) -> None:
+    """End this process where a loop of its part hangs; the parent says why and starts it again."""
+    while not (hanging := part.hanging):
+        time.sleep(HANG_LOOK_SECONDS)
+    line.send(f"{part.name}: {'; '.join(hanging)}")
+    os.kill(os.getpid(), signal.SIGKILL)  # a thread that hangs lets no other way end the process

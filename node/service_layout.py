@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import yaml
 from sqlalchemy.engine import make_url
 
 from node.command_options import CommandError
-from node.configuration import INSTALLATION, Configuration, load_configuration
+from node.configuration import Configuration, load_configuration
+from node.installation import shipped
 from node.service_units import CONFIGURATION, STATE, Place, shipped_units, units_to_write
 
 
@@ -100,26 +100,15 @@ def new_configuration(state: Path) -> str:
         "  path: var  ": f"  path: {state}  ",
         "url: sqlite:///var/lungnode.db": f"url: sqlite:///{state}/lungnode.db",
         "file: var/audit.log": f"file: {state}/audit.log",
-        "  - models/": f"  - {_models()}/",
+        "  - models/": f"  - {shipped('models')}/",
     }
-    text = shipped_configuration().read_text()
+    text = shipped("config.yaml").read_text()
     for before, after in replaced.items():
         if before not in text:
             raise CommandError(f"the shipped configuration has no {before.strip()!r}; install lungnode again")
         text = text.replace(before, after)
     yaml.safe_load(text)
     return text
-
-
-def shipped_configuration() -> Path:
-    """config.yaml beside the source, or in the share folder of the installation."""
-    beside = INSTALLATION / "config.yaml"
-    return beside if beside.is_file() else Path(sys.prefix) / "share" / "lungnode" / "config.yaml"
-
-
-def _models() -> Path:
-    beside = INSTALLATION / "models"
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "lungnode" / "models"
 
 
 def _outside(settings: Configuration, state: Path) -> tuple[Path, ...]:

@@ -9,6 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reporting.delivery.loop import Stop
 
 BEATS_PER_WATCHDOG = 3
 """How often systemd is told within its limit, so that one late beat does not end the service."""
@@ -69,15 +73,32 @@ class ServiceManager:
 
 
 class WatchedStop:
-    """A stop event that knows when the loop that it stops last looked at it: a loop that hangs does not look."""
+    """A stop event that knows when the loops that it stops last looked at it: a loop that hangs does not look.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._event = threading.Event()
-        self._clock = clock
+    name: of the loop that looks at this one. allowed_seconds: how long it may be away.
+    """
+
+    def __init__(
+        self,
+        name: str = "main loop",
+        allowed_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        event: threading.Event | None = None,
+    ) -> None:
+        self._name, self._allowed, self._clock = name, allowed_seconds, clock
+        self._event = event or threading.Event()
         self._looked = clock()
+        self._loops = [self]
+
+    def loop(self, name: str, allowed_seconds: float) -> WatchedStop:
+        """The same stop for a loop in a thread of its own, which is watched beside this one."""
+        loop = WatchedStop(name, allowed_seconds, self._clock, event=self._event)
+        self._loops.append(loop)
+        return loop
 
     def set(self) -> None:
-        """Tell the loop to end."""
+        """Tell the loops to end."""
         self._event.set()
 
     def is_set(self) -> bool:
@@ -87,14 +108,29 @@ class WatchedStop:
 
     def wait(self, timeout: float) -> bool:
         """Wait until told to end, at most `timeout` seconds; whether told."""
+        self._looked = self._clock()
         told = self._event.wait(timeout)
         self._looked = self._clock()
         return told
 
     @property
-    def silent_seconds(self) -> float:
-        """How long ago the loop last looked."""
-        return self._clock() - self._looked
+    def hanging(self) -> tuple[str, ...]:
+        """The loops that have been away for longer than they may, in words."""
+        now = self._clock()
+        late = [
+            (loop._name, now - loop._looked) for loop in self._loops if now - loop._looked > loop._allowed
+        ]
+        return tuple(f"{name} has not come round for {seconds:.0f} s" for name, seconds in late)
+
+
+def stop_of_loop(stop: Stop, name: str, allowed_seconds: float) -> Stop:
+    """`stop` for a loop in a thread of its own, watched where the part is."""
+    return stop.loop(name, allowed_seconds) if isinstance(stop, WatchedStop) else stop
+
+
+def hanging_loops(stop: Stop) -> tuple[str, ...]:
+    """The loops of a part that hang, in words; none where the part is not watched."""
+    return stop.hanging if isinstance(stop, WatchedStop) else ()
 
 
 @contextmanager

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.configuration import INSTALLATION
+from node.installation import shipped
 
 PROGRAM = "/opt/lungnode/bin/lungnode"
 CONFIGURATION = "/etc/lungnode/config.yaml"
@@ -46,14 +45,11 @@ class Place:
 
 
 def shipped_units() -> Path:
-    """The folder with the units: beside the source, or in the share folder of the installation.
-
-    Raises FileNotFoundError.
-    """
-    for folder in (INSTALLATION / "systemd", Path(sys.prefix) / "share" / "lungnode" / "systemd"):
-        if (folder / "lungnode.target").is_file():
-            return folder
-    raise FileNotFoundError("the units of systemd are not in this installation; install lungnode again")
+    """The folder with the units. Raises FileNotFoundError."""
+    folder = shipped("systemd")
+    if not (folder / "lungnode.target").is_file():
+        raise FileNotFoundError("the units of systemd are not in this installation; install lungnode again")
+    return folder
 
 
 def fitted(text: str, place: Place) -> str:

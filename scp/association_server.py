@@ -56,6 +56,7 @@ class LimitedAssociationServer(ThreadedAssociationServer):
     max_connections_per_host = 64
     handshake_seconds = 5.0
     idle_seconds = 60.0
+    came_since_collection = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.connections = Connections()
@@ -77,7 +78,18 @@ class LimitedAssociationServer(ThreadedAssociationServer):
             LOGGER.warning("connection refused", host=host, why="too many open connections")
             return False
         self.connections.add(host, request)
+        self.came_since_collection = True
         return True
+
+    def service_actions(self) -> None:
+        """Let pynetdicom collect dead associations, at every 60th poll, but only where one came since.
+
+        It would collect while nobody comes too, and an idle listener would do little else.
+        """
+        if not self.came_since_collection:
+            return
+        super().service_actions()
+        self.came_since_collection = self._gc[0] != 0
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Shake hands where TLS is on, then begin the association; runs in a thread of its own."""

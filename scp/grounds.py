@@ -29,6 +29,8 @@ class Grounds:
         self._asker = asker
         self._short_quiet = short_quiet
         self._now = now
+        self.receiving = True
+        """Whether a study was being received when this was last asked about."""
 
     def evidence(self, study: ReceivingStudy) -> Evidence | None:
         """The best evidence that there is now; None for none."""
@@ -43,6 +45,7 @@ class Grounds:
 
     def forget_all_but(self, receiving: set[int]) -> None:
         """Drop what is known of studies that are no longer received."""
+        self.receiving = bool(receiving)
         self._gap_check.forget_all_but(receiving)
         if self._asker is not None:
             self._asker.forget_all_but(receiving)

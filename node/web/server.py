@@ -11,6 +11,7 @@ import uvicorn
 
 from node.configuration import Configuration
 from node.parts import Ready
+from node.service_manager import stop_of_loop
 from node.web.access import FIRST_TOKEN
 from node.web.app import build_app, build_site
 from node.web.site import Clock
@@ -20,6 +21,8 @@ from store.database import Database
 POLL_SECONDS = 0.5
 START_POLL_SECONDS = 0.02
 STOP_SECONDS = 5
+PAGES_SECONDS = 60.0
+"""The loop that answers requests hangs when it has not come round for this long."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("web")
 
@@ -37,6 +40,11 @@ def serve_web(configuration: Configuration, database: Database, now: Clock, stop
         raise WebCannotStart(
             f"{error.filename or configuration.storage.path}: {error.strerror}; check storage.path and its rights"
         ) from error
+    pages = stop_of_loop(stop, "pages", PAGES_SECONDS)
+
+    async def come_round() -> None:
+        pages.is_set()
+
     with _bound(web.host, web.port) as listening:
         settings = uvicorn.Config(
             app,
@@ -45,6 +53,8 @@ def serve_web(configuration: Configuration, database: Database, now: Clock, stop
             server_header=False,
             timeout_graceful_shutdown=STOP_SECONDS,
             proxy_headers=False,
+            callback_notify=come_round,
+            timeout_notify=POLL_SECONDS,
         )
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, args=([listening],), name="web", daemon=True)

@@ -102,7 +102,7 @@ class LightWorker(Worker):
 
 def run_light_worker(configuration: Configuration, stop: Any, ready: Callable[[], None]) -> None:
     """`node.parts.run_worker` with the light casework."""
-    with _part("worker", configuration) as (database, name):
+    with _part("worker", configuration, stop) as (database, name):
         worker = LightWorker(
             database=database,
             storage=configuration.storage.path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,15 @@ from typing import Any
 
 import pytest
 
+from node import parts
 from node.configuration import Configuration, ConfigurationError
+from node.parts import LOOP_SECONDS, run_together
 from node.reloading import ReloadablePart
-from node.service_manager import ServiceManager, WatchedStop, watchdog
+from node.service_manager import ServiceManager, WatchedStop, hanging_loops, watchdog
+from reporting.delivery.loop import Stop
+from store import processes
+from store.database import open_database
+from store.migrations import upgrade
 
 
 @dataclass
@@ -77,15 +84,63 @@ def test_the_watchdog_is_told_only_while_the_loop_comes_round(systemd: Systemd) 
                 systemd.channel.recv(100)
 
 
-def test_a_stop_knows_when_it_was_last_looked_at() -> None:
+def test_a_stop_knows_which_of_its_loops_hangs() -> None:
     seconds = [0.0]
-    stop = WatchedStop(lambda: seconds[0])
-    seconds[0] = 40.0
-    assert stop.silent_seconds == 40.0
-    assert not stop.is_set()
-    assert stop.silent_seconds == 0.0
+    stop = WatchedStop(allowed_seconds=60, clock=lambda: seconds[0])
+    courier = stop.loop("delivery to pacs", 600)
+    seconds[0] = 61.0
+    assert stop.hanging == ("main loop has not come round for 61 s",)
+    assert not stop.is_set() and stop.hanging == ()
+    seconds[0] = 601.0
+    stop.is_set()
+    assert stop.hanging == ("delivery to pacs has not come round for 601 s",)
+    assert not courier.wait(0) and stop.hanging == ()
     stop.set()
-    assert stop.wait(1)
+    assert stop.wait(1) and courier.is_set()
+
+
+def test_a_delivery_that_hangs_takes_pulse_and_watchdog_away_although_the_others_come_round() -> None:
+    seconds, entered, hold = [0.0], threading.Event(), threading.Event()
+
+    def hangs(_stop: Stop, _poll: float) -> None:
+        entered.set()
+        hold.wait()
+
+    def comes_round(stop: Stop, poll: float) -> None:
+        while not stop.wait(poll):
+            pass
+
+    stop = WatchedStop(clock=lambda: seconds[0])
+    loops = {"delivery to archive": comes_round, "delivery to ward": hangs}
+    thread = threading.Thread(target=run_together, args=(loops, stop, 0.01), daemon=True)
+    thread.start()
+    assert entered.wait(5) and hanging_loops(stop) == ()
+    seconds[0] = LOOP_SECONDS + 1
+    deadline = time.monotonic() + 5
+    while len(stop.hanging) != 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stop.hanging == (f"delivery to ward has not come round for {LOOP_SECONDS + 1:.0f} s",)
+    stop.set()
+    hold.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_part_that_hangs_has_no_pulse_in_the_store(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/lungnode.db"
+    upgrade(url)
+    database, seconds, done = open_database(url), [0.0], threading.Event()
+    stop = WatchedStop(clock=lambda: seconds[0])
+    done.set()
+    seconds[0] = 100.0
+    parts._pulse(database, "delivery-1", "delivery", stop, done)
+    with database.read() as session:
+        assert processes.living(session) == []
+    stop.is_set()
+    parts._pulse(database, "delivery-1", "delivery", stop, done)
+    with database.read() as session:
+        assert [p.name for p in processes.living(session)] == ["delivery-1"]
+    database.close()
 
 
 class Part:
