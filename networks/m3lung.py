@@ -131,17 +131,21 @@ class M3SliceNet(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def slice_loss(lesion_logits: Tensor, class_logits: Tensor, label: Tensor) -> Tensor:
+def slice_loss(
+    lesion_logits: Tensor, class_logits: Tensor, label: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy of "any disease" plus cross-entropy of the class, weighted alike.
 
     Args:
         lesion_logits: [N, 2].
         class_logits: [N, classes].
         label: [N] int64, 0 is healthy.
+        label_smoothing: share of the wanted probability that is spread over all classes; none in the paper.
     """
-    return functional.cross_entropy(lesion_logits, (label != 0).long()) + functional.cross_entropy(
-        class_logits, label
+    any_disease = functional.cross_entropy(
+        lesion_logits, (label != 0).long(), label_smoothing=label_smoothing
     )
+    return any_disease + functional.cross_entropy(class_logits, label, label_smoothing=label_smoothing)
 
 
 def normalise_rows(scores: Tensor, norm: RowNorm, allowed: Tensor | None = None) -> Tensor:

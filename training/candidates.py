@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from engine.errors import PackageInvalid
 from engine.jcs import centre_crop
-from engine.lungs import crop_box
 from engine.packages import JCSMetadata, M3Metadata, read_package
 from engine.runners.interface import RunnerOptions
 from engine.runners.selection import open_runner
 from networks.jcs import JCSClassifier
 from networks.m3lung import M3PatientNet, M3SliceNet
+from training.datasets.items import Item
+from training.lung_boxes import LungBoxes
 from training.outputs import RECIPE, WEIGHTS, load_trained
 from training.patients import weights_fingerprint
 from training.preprocessing import normalise_grey, resize_square, window
@@ -35,7 +36,7 @@ class Candidate:
     """A system under test.
 
     `graphs`: what it can do; `run(graph, input)` gives outputs by name. `sha256`: of the package, or of the weights
-    of a training.
+    of a training. `segment_margin`: the segmenter sees the lungs' box with so many pixels around, None whole slices.
     """
 
     name: str
@@ -50,16 +51,27 @@ class Candidate:
     patient_mode: Literal["auto", "absolute", "proportional"] = "auto"
     lesion_threshold: float = 0.5
     nonparametric: float = 0.99
+    segment_margin: int | None = None
 
-    def crop(self, hu: Array, exact: bool) -> Array | None:
+    def crop(self, hu: Array, item: Item, boxes: LungBoxes) -> Array | None:
         """The part of a slice [H, W] that a classifier sees; None where there is no lung in it."""
         if self.system == "jcs":
             top, left, bottom, right = centre_crop((hu.shape[0], hu.shape[1]), self.crop_fraction)
             return hu[top:bottom, left:right]
-        if not exact:
-            return hu
-        box = crop_box(hu, self.margin)
+        box = boxes.of(item, hu, self.margin)
         return None if box is None else hu[box[0] : box[2], box[1] : box[3]]
+
+    def lesions(self, hu: Array, item: Item, boxes: LungBoxes) -> Array:
+        """Lesion probability [H, W] in [0, 1] of a slice; 0 outside of the part that the segmenter sees."""
+        height, width = hu.shape
+        whole = (0, 0, height, width)
+        box = whole if self.segment_margin is None else boxes.of(item, hu, self.segment_margin)
+        probability = np.zeros((height, width), dtype=np.float32)
+        if box is not None:
+            top, left, bottom, right = box
+            seen = self.run("segment", hu[None, top:bottom, left:right])["lesion_probability"][0]
+            probability[top:bottom, left:right] = seen / np.float32(255)
+        return probability
 
 
 def open_candidate(path: Path) -> Candidate:
@@ -89,6 +101,9 @@ def _packaged(path: Path) -> Candidate:
             patient_count=metadata.thresholds.patient_count,
             patient_mode=metadata.thresholds.patient_mode,
             lesion_threshold=metadata.thresholds.lesion,
+            segment_margin=metadata.preprocessing.segment_margin
+            if metadata.preprocessing.segment_crop == "lungs"
+            else None,
         )
     if not isinstance(metadata, M3Metadata):
         raise PackageInvalid(
@@ -130,6 +145,7 @@ def _trained(path: Path) -> Candidate:
         weights_fingerprint(path / WEIGHTS),
         crop_fraction=fraction,
         margin=recipe.image.lung_margin,
+        segment_margin=recipe.image.lung_margin if graph == "segment" and recipe.image.lung_crop else None,
     )
 
 

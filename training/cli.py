@@ -24,6 +24,12 @@ Version = Annotated[str, typer.Option(help="Version of the package.")]
 Authors = Annotated[str, typer.Option(help="Who trained it.")]
 Licence = Annotated[str, typer.Option("--license", help="Licence of the weights.")]
 Description = Annotated[str, typer.Option(help="One sentence for the model card.")]
+About = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML with `card` (a file beside it), `metrics` and `thresholds` other than the papers'."
+    ),
+]
 Full = Annotated[bool, typer.Option("--float32", help="Store weights as float32 instead of half.")]
 
 
@@ -113,6 +119,31 @@ def check_dataset(folder: Annotated[Path, typer.Argument(help="Data set folder o
         raise typer.Exit(1)
 
 
+@datasets.command("simulate")
+def simulate_dataset(
+    data: Annotated[Path, typer.Option(help="Folder with volumes/, ct/ and slices/ of real CT.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pool; a data set for the compact recipes.")],
+    cases: Annotated[int, typer.Option(min=0, help="Simulated cases.")] = 200,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same pool.")] = 1,
+) -> None:
+    """Write real slices, figures and simulated lesions with their exact masks as one data set."""
+    from training.pool.build import build_pool
+
+    typer.echo(f"{out}: {build_pool(data, out, cases, seed)} slices")
+
+
+@datasets.command("draw-masks")
+def draw_masks(
+    pool: Annotated[Path, typer.Argument(help="Pool that `datasets simulate` wrote.")],
+    segmenter: Annotated[Path, typer.Option(help="Package or jcs-segmenter training that draws.")],
+) -> None:
+    """Give ill slices of a pool that have no lesion mask the one that a segmenter draws."""
+    from training.pool.drawn import draw_missing_masks
+
+    taken, asked = draw_missing_masks(pool, segmenter)
+    typer.echo(f"{pool}: {taken} of {asked} slices got a mask")
+
+
 @package.command("jcs")
 def package_jcs(
     out: Out,
@@ -122,12 +153,13 @@ def package_jcs(
     authors: Authors = "not stated",
     licence: Licence = "not stated",
     description: Description = "JCS: slice classifier and lesion segmenter.",
+    about: About = None,
     float32: Full = False,
 ) -> None:
     """Package the two trainings of JCS."""
     from training.packaging import package_jcs as run
 
-    text = _text(out, version, authors, licence, description)
+    text = _text(out, version, authors, licence, description, about)
     typer.echo(f"{out}: {run(out, text, classifier, segmenter, half=not float32)}")
 
 
@@ -140,12 +172,13 @@ def package_m3lung(
     authors: Authors = "not stated",
     licence: Licence = "not stated",
     description: Description = "M3Lung-Sys: four-class slice network and patient assessment.",
+    about: About = None,
     float32: Full = False,
 ) -> None:
     """Package the trainings of M3Lung-Sys; without --patient the non-parametric rule decides."""
     from training.packaging import package_m3lung as run
 
-    text = _text(out, version, authors, licence, description)
+    text = _text(out, version, authors, licence, description, about)
     typer.echo(f"{out}: {run(out, text, slices, patient, half=not float32)}")
 
 
@@ -179,7 +212,10 @@ def import_jcs(
     typer.echo(f"{out}: {run(out, weights, classifier, half=not float32)}")
 
 
-def _text(out: Path, version: str, authors: str, licence: str, description: str) -> PackageText:
-    from training.packaging import PackageText
+def _text(
+    out: Path, version: str, authors: str, licence: str, description: str, about: Path | None
+) -> PackageText:
+    from training.packaging import PackageText, read_about
 
-    return PackageText(out.name, version, authors, authors, licence, description)
+    said = {} if about is None else read_about(about)
+    return PackageText(out.name, version, authors, authors, licence, description, **said)

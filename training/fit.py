@@ -11,17 +11,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.tensorboard import SummaryWriter
 
+from training.averaging import averaged
 from training.datasets.items import Dataset, DatasetError, Item
 from training.outputs import (
     CHECKPOINT,
@@ -34,7 +36,8 @@ from training.outputs import (
     save_weights,
 )
 from training.recipe import Recipe, RecipeError
-from training.samples import batches, steps_per_epoch
+from training.samples import Keys, batches, steps_per_epoch
+from training.sampling import Shares, drawn_batches
 
 
 class TrainingStopped(RuntimeError):
@@ -60,13 +63,23 @@ class Machine:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Samples to train on and to watch, indexed by (epoch, place), and how batches are put together."""
+    """Samples to train on and to watch, indexed by (epoch, place), and how batches are put together.
+
+    `shares`: what batches are drawn from; None is every sample once an epoch.
+    """
 
     train: TorchDataset[Any]
     count: int
     validation: TorchDataset[Any]
     validation_count: int
     collate: Callable[[list[Any]], Any] | None = None
+    shares: Shares | None = None
+
+    def batches(self, recipe: Recipe, first_step: int, last_step: int) -> Keys:
+        """Keys of the samples of every batch from `first_step` to before `last_step`."""
+        if self.shares is None:
+            return batches(self.count, recipe, first_step, last_step)
+        return drawn_batches(self.shares, recipe.batch, recipe.seed, first_step, last_step)
 
 
 @dataclass(frozen=True)
@@ -104,13 +117,19 @@ def fit(
     fabric = Fabric(accelerator=machine.accelerator, devices=machine.devices, precision=recipe.precision)
     fabric.launch()
     start = _prepare(directory, recipe, resume)
+    if recipe.precision == "bf16-mixed":
+        # The layout that CPUs multiply bfloat16 fastest in, about twice.
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = _optimiser(module, recipe)
+    average = None if recipe.average is None else averaged(cast(nn.Module, module.network), recipe.average)
     if start:
         state = load_checkpoint(directory)
         module.load_state_dict(state["module"])
         optimiser.load_state_dict(state["optimiser"])
+        if average is not None:
+            average.load_state_dict(state["average"])
     wrapped, optimiser = fabric.setup(module, optimiser)
-    loop = _Loop(fabric, wrapped, optimiser, recipe, data, directory, machine, start)
+    loop = _Loop(fabric, wrapped, optimiser, average, recipe, data, directory, machine, start)
     return loop.run()
 
 
@@ -148,13 +167,14 @@ class _Loop:
         fabric: Fabric,
         module: Any,
         optimiser: Any,
+        average: AveragedModel | None,
         recipe: Recipe,
         data: TrainingData,
         directory: Path,
         machine: Machine,
         start: int,
     ) -> None:
-        self.fabric, self.module, self.optimiser = fabric, module, optimiser
+        self.fabric, self.module, self.optimiser, self.average = fabric, module, optimiser, average
         self.recipe, self.data, self.directory, self.machine = recipe, data, directory, machine
         self.start = start
         self.per_epoch = steps_per_epoch(data.count, recipe)
@@ -188,7 +208,7 @@ class _Loop:
         if board is not None:
             board.close()
         if leads and self.last == self.total:
-            save_weights(self.directory, self.module.network)
+            save_weights(self.directory, self.module.network if self.average is None else self.average.module)
         return self._result()
 
     def _step(self, step: int, batch: Any) -> dict[str, float]:
@@ -204,11 +224,13 @@ class _Loop:
         if self.recipe.optimiser.clip is not None:
             self.fabric.clip_gradients(self.module, self.optimiser, max_norm=self.recipe.optimiser.clip)
         self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.module.network)
         self.epoch_losses.setdefault(step // self.per_epoch, []).append(values["loss"])
         return {**values, "rate": rate}
 
     def _batches(self) -> Iterator[Any]:
-        keys = batches(self.data.count, self.recipe, self.start, self.last)
+        keys = self.data.batches(self.recipe, self.start, self.last)
         rank, world = self.fabric.global_rank, self.fabric.world_size
         yield from self._loader(self.data.train, [batch[rank::world] for batch in keys])
 
@@ -252,6 +274,8 @@ class _Loop:
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         save_checkpoint(self.directory, state)
 
     def _result(self) -> FitResult:

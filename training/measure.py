@@ -13,6 +13,7 @@ from engine.assessment import fused_slice_probabilities, jcs_patient_rule, m3_no
 from training.candidates import Candidate
 from training.datasets.items import CLASSES, Item
 from training.datasets.pixels import PixelSource
+from training.lung_boxes import LungBoxes
 from training.metrics import (
     Floats,
     Interval,
@@ -63,8 +64,9 @@ def classify(candidate: Candidate, items: Sequence[Item], pixels: PixelSource) -
     probability, lesion = np.zeros((len(items), width)), np.zeros((len(items), 2))
     probability[:, 0] = lesion[:, 0] = 1
     features: list[npt.NDArray[np.float32] | None] = [None] * len(items)
+    boxes = LungBoxes(pixels)
     for place, item in enumerate(items):
-        crop = candidate.crop(as_int16(pixels.hu(item)), item.calibration.exact)
+        crop = candidate.crop(as_int16(pixels.hu(item)), item, boxes)
         if crop is None:
             continue
         if candidate.system == "jcs":
@@ -145,11 +147,11 @@ def measure_lesions(
 ) -> Measured:
     """Scores of lesion masks per image, and their means."""
     rows: list[Scores] = []
+    boxes = LungBoxes(pixels)
     for item in items:
         truth = pixels.mask(item)
         assert truth is not None
-        hu = as_int16(pixels.hu(item))
-        probability = candidate.run("segment", hu[None])["lesion_probability"][0] / 255.0
+        probability = candidate.lesions(as_int16(pixels.hu(item)), item, boxes)
         found = probability >= candidate.lesion_threshold
         adaptive = probability >= max(adaptive_threshold(probability), 1 / 255)
         rows.append(

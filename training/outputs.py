@@ -115,13 +115,24 @@ def load_trained(directory: Path) -> tuple[Recipe, nn.Module]:
     text = (directory / RECIPE).read_text(encoding="utf-8")
     recipe = parse_recipe(yaml.safe_load(text), str(directory / RECIPE))
     network = build_network(recipe)
+    _load(network, directory)
+    return recipe, network.eval()
+
+
+def load_earlier(network: nn.Module, directory: Path) -> None:
+    """Put the weights of an earlier training of the same network into `network`. Raises RecipeError."""
+    if not (directory / WEIGHTS).is_file():
+        raise RecipeError(f"start.training: {directory} is no finished training: it has no {WEIGHTS}")
+    _load(network, directory)
+
+
+def _load(network: nn.Module, directory: Path) -> None:
     try:
         state: dict[str, Tensor] = load_file(directory / WEIGHTS)
         network.load_state_dict(state)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(f"{directory / WEIGHTS} does not fit its recipe: {reason}") from error
-    return recipe, network.eval()
 
 
 class CsvLog:

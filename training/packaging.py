@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+import yaml
 
 from networks.jcs import JCSClassifier
 from networks.m3lung import M3PatientNet, M3SliceNet
@@ -42,6 +43,24 @@ class PackageText:
     copyright: str
     license: str
     description: str
+    card: str | None = None
+    """MODEL_CARD.md as written by hand, with {figure} where one of the metrics belongs; None is made from the rest."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    thresholds: Mapping[str, Any] = field(default_factory=dict)
+    """Thresholds of the package other than the papers'."""
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """`card` (text), `metrics` and `thresholds` of a YAML file, as `PackageText` takes them. Raises RecipeError."""
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(said, dict) or not set(said) <= {"card", "metrics", "thresholds"}:
+            raise RecipeError(f"{path} must hold card, metrics and thresholds alone")
+        if "card" in said:
+            said["card"] = (path.parent / said["card"]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from error
+    return said
 
 
 def package_jcs(
@@ -67,12 +86,19 @@ def package_jcs(
         "preprocessing": {
             "crop": "centre",
             "crop_fraction": image.size / (image.shorter_side or image.size),
+            **({"segment_crop": "lungs", "segment_margin": lesions.lung_margin} if lesions.lung_crop else {}),
         },
         "classes": ["not_infected", "covid19"],
-        "thresholds": {"slice": 0.5, "patient_count": 25, "patient_mode": "auto", "lesion": 0.5},
-        **_provenance({"classify": classifier, "segment": segmenter}),
+        "thresholds": {
+            "slice": 0.5,
+            "patient_count": 25,
+            "patient_mode": "auto",
+            "lesion": 0.5,
+            **text.thresholds,
+        },
+        **_provenance(text, {"classify": classifier, "segment": segmenter}),
     }
-    return write_package(directory, graphs, metadata, model_card(metadata), half)
+    return write_package(directory, graphs, metadata, _card(text, metadata), half)
 
 
 def package_m3lung(
@@ -103,10 +129,11 @@ def package_m3lung(
         "thresholds": {
             "patient_rule": "nonparametric" if patient is None else "network",
             "nonparametric": 0.99,
+            **text.thresholds,
         },
-        **_provenance(homes),
+        **_provenance(text, homes),
     }
-    return write_package(directory, graphs, metadata, model_card(metadata), half)
+    return write_package(directory, graphs, metadata, _card(text, metadata), half)
 
 
 def _trained(home: Path, *tasks: TaskName) -> tuple[Recipe, Any]:
@@ -157,7 +184,7 @@ def _common(text: PackageText, system: str, recipes: Mapping[str, Recipe]) -> di
     }
 
 
-def _provenance(homes: Mapping[str, Path]) -> dict[str, Any]:
+def _provenance(text: PackageText, homes: Mapping[str, Path]) -> dict[str, Any]:
     summaries = {name: load_summary(home) for name, home in homes.items()}
     data = sorted({source for summary in summaries.values() for source in summary.get("data", ())})
     losses = {
@@ -165,7 +192,17 @@ def _provenance(homes: Mapping[str, Path]) -> dict[str, Any]:
         for name, summary in summaries.items()
         if math.isfinite(summary.get("last_training_loss", math.nan))
     }
-    return {"training_data": data, "training": summaries, "metrics": losses}
+    return {"training_data": data, "training": summaries, "metrics": {**losses, **text.metrics}}
+
+
+def _card(text: PackageText, metadata: Mapping[str, Any]) -> str:
+    """The card by hand with its figures put in, or one made from the metadata. Raises RecipeError."""
+    if text.card is None:
+        return model_card(metadata)
+    try:
+        return text.card.format_map(metadata["metrics"])
+    except (KeyError, ValueError, IndexError) as error:
+        raise RecipeError(f"card of {text.name}: {error} is no figure of its metrics") from error
 
 
 def model_card(metadata: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ TaskName = Literal["jcs-classifier", "jcs-segmenter", "jcs-joint", "m3-slice", "
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -27,7 +28,11 @@ class _Section(BaseModel):
 
 
 class Image(_Section):
-    """From a slice to the network's input. `centre` and `width` in HU are drawn between their two values."""
+    """From a slice to the network's input. `centre` and `width` in HU are drawn between their two values.
+
+    `lung_crop`: the lung box in place of the whole slice. `lung_scope`: `slice` finds it in each slice by itself, as
+    printed; `volume` takes the box of the whole series that the data set names, as serving does.
+    """
 
     size: Count
     shorter_side: Count | None = None
@@ -35,16 +40,37 @@ class Image(_Section):
     width: tuple[Positive, Positive]
     lung_crop: bool = False
     lung_margin: Annotated[int, Field(ge=0)] = 10
+    lung_scope: Literal["slice", "volume"] = "slice"
 
 
 class Augmentation(_Section):
-    """`flip`: share of mirrored slices. `random_crop`: of the resized picture, else centred. `border_crop`:
-    largest part of the width cut from each border, in `border_crop_share` of the slices."""
+    """The papers': `flip`: share of mirrored slices. `random_crop`: of the resized picture, else centred.
+    `border_crop`: largest part of the width cut from each border, in `border_crop_share` of the slices.
+
+    With `free_view` a random rectangle is seen instead of the last two: a part of the crop with sides of a share from
+    `zoom`, each up to `stretch` (natural logarithm) off; in `whole_share` of the slices a part of the whole slice;
+    of a lung box every edge is moved by up to `edges` of its side. It is turned by up to `turn` degrees and
+    bent by `bend` of half its side. Then the scanner varies: white or correlated `noise` up to so many HU, in
+    `kernel_share` of the slices a reconstruction kernel from `kernel` (-1 is blurred, 0 as it is), an
+    `offset` in HU (standard deviation), a contrast `gain` up to this share.
+    """
 
     flip: Share = 0.0
     random_crop: bool = False
     border_crop: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     border_crop_share: Share = 0.0
+    free_view: bool = False
+    zoom: tuple[Positive, Positive] = (1.0, 1.0)
+    stretch: NotNegative = 0.0
+    whole_share: Share = 0.0
+    edges: Annotated[float, Field(ge=0, lt=0.25)] = 0.0
+    turn: NotNegative = 0.0
+    bend: NotNegative = 0.0
+    noise: NotNegative = 0.0
+    kernel: tuple[float, float] = (0.0, 0.0)
+    kernel_share: Share = 0.6
+    offset: NotNegative = 0.0
+    gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Optimiser(_Section):
@@ -60,9 +86,11 @@ class Optimiser(_Section):
 
 class Schedule(_Section):
     """`step`: rate * factor per `every_epochs`. `poly`: rate * (1 - t)^power. `cosine`: up in `warmup`
-    iterations, then down to 0. `warmup`: iterations from a tenth of the rate."""
+    iterations, then down to 0. `warmup`: iterations from a tenth of the rate. `onecycle`: up from a tenth in the
+    share `rise` of the iterations, then down to a thousandth, both along a cosine."""
 
-    name: Literal["constant", "step", "poly", "cosine"] = "constant"
+    name: Literal["constant", "step", "poly", "cosine", "onecycle"] = "constant"
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.1
     every_epochs: Count = 30
     factor: Positive = 0.1
     power: Positive = 0.9
@@ -77,7 +105,7 @@ class Mixup(_Section):
 
 
 class Guidance(_Section):
-    """Segmentation-guided loss of JCS eq. 4, weighted by `beta`."""
+    """Segmentation-guided loss of JCS eq. 4, weighted by `beta`; for M3Lung-Sys the same of its location map."""
 
     beta: Annotated[float, Field(ge=0)] = 0.0
     form: Literal["paper", "mse"] = "paper"
@@ -91,17 +119,45 @@ class Dice(_Section):
     reduction: Literal["image", "batch"] = "image"
 
 
+class Supervision(_Section):
+    """Pixel supervision of a classifier: 1 x 1 mask heads on the encoder's `stages` (2 and 3 are strides 8 and
+    16), which are dropped after the training. Their loss is weighted by `weight`; 0 is none."""
+
+    weight: NotNegative = 0.0
+    stages: tuple[Annotated[int, Field(ge=1, le=4)], ...] = (2, 3)
+
+
+class Classes(_Section):
+    """What a classifier is told of a slice.
+
+    `lesion_free`: slices of ill patients that are known to show no lesion are healthy ones, else they are
+    left out; so is a slice whose known lesions were all cropped away. `others`: wanted probability of COVID-19 on
+    slices of other pneumonias for JCS, None leaves them out. `smoothing`: of the wanted probabilities.
+    """
+
+    lesion_free: bool = False
+    others: Share | None = None
+    smoothing: Share = 0.0
+
+
 class Start(_Section):
-    """Start weights: `encoder` a file of ImageNet weights or "fetch"; the others outputs of trainings."""
+    """Start weights: `encoder` a file of ImageNet weights or "fetch"; the others outputs of trainings, `training`
+    of one of the same network to go on from."""
 
     encoder: str | None = None
     segmenter: Path | None = None
     classifier: Path | None = None
     slice: Path | None = None
+    training: Path | None = None
 
 
 class Recipe(_Section):
-    """A training. Either `epochs` or `iterations` says how long."""
+    """A training. Either `epochs` or `iterations` says how long.
+
+    `shares`: what batches are drawn from, by "SOURCE/class", e.g. {"COVID-CT/covid19": 3.8}; slices of other
+    groups are left out. Empty: every slice once an epoch. `without`: patients whose slices are not trained on.
+    `average`: decay of a moving average of the weights, which is then what the training leaves; None is none.
+    """
 
     task: TaskName
     network: dict[str, Any] = {}
@@ -116,6 +172,11 @@ class Recipe(_Section):
     mixup: Mixup = Mixup()
     guidance: Guidance = Guidance()
     dice: Dice = Dice()
+    supervision: Supervision = Supervision()
+    classes: Classes = Classes()
+    shares: dict[str, NotNegative] = {}
+    without: tuple[str, ...] = ()
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
     seed: int = 0
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
 
@@ -140,15 +201,28 @@ class Recipe(_Section):
         elif schedule.name == "cosine":
             done = max(0, step - schedule.warmup) / max(1, total - schedule.warmup)
             factor = (1 + math.cos(math.pi * done)) / 2
+        elif schedule.name == "onecycle":
+            factor = _one_cycle(step, total, schedule.rise)
         if step < schedule.warmup:
             factor *= 0.1 + 0.9 * step / schedule.warmup
         return self.optimiser.rate * factor
 
 
+def _one_cycle(step: int, total: int, rise: float) -> float:
+    """Share of the peak at `step`, as `torch.optim.lr_scheduler.OneCycleLR` with factors 10 and 100."""
+    top, last = rise * total - 1, total - 1
+    if step <= top:
+        low, done = 0.1, step / top
+    else:
+        low, done = 0.001, 1 - (step - top) / max(last - top, 1e-9)
+    return low + (1 - low) * (1 - math.cos(math.pi * done)) / 2
+
+
 def built_in_recipes() -> tuple[str, ...]:
-    """Names of the recipes that come along."""
-    files = resources.files("training.recipes").iterdir()
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
+    """Names of the recipes that come along: the papers', and `compact/NAME` of the packages in `models/`."""
+    home = resources.files("training.recipes")
+    found = [("", f) for f in home.iterdir()] + [("compact/", f) for f in (home / "compact").iterdir()]
+    return tuple(sorted(at + f.name.removesuffix(".yaml") for at, f in found if f.name.endswith(".yaml")))
 
 
 def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:

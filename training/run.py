@@ -15,10 +15,11 @@ from training.datasets.pixels import PixelSource
 from training.datasets.registry import open_dataset
 from training.datasets.splits import with_splits
 from training.fit import FitResult, Machine, TrainingData, finish, fit
-from training.outputs import WEIGHTS, load_trained
+from training.outputs import WEIGHTS, load_earlier, load_trained
 from training.patients import PatientFeatures, patient_split, series_of, weights_fingerprint
 from training.recipe import Recipe
 from training.samples import SliceSamples
+from training.sampling import shares_of
 from training.tasks import (
     PatientTraining,
     SliceTraining,
@@ -79,7 +80,7 @@ def _slice_training(recipe: Recipe) -> tuple[Path, M3SliceNet]:
 
 def _items(recipe: Recipe, data: Path) -> tuple[Dataset, tuple[Item, ...]]:
     dataset = with_splits(open_dataset(data), recipe.seed)
-    items = wanted_items(recipe.task, dataset)
+    items = wanted_items(recipe, dataset)
     wanted = Dataset(dataset.name, items, dataset.patients_known, dataset.problems)
     masks = recipe.task in ("jcs-segmenter", "jcs-joint")
     both = (0, 1) if recipe.task == "jcs-classifier" else ()
@@ -98,11 +99,14 @@ def _slices(recipe: Recipe, items: tuple[Item, ...], cache: Path) -> tuple[nn.Mo
     if recipe.task == "jcs-joint":
         parts = (recipe.start.segmenter, recipe.start.classifier)
         load_joint_parts(network, *(None if part is None else load_trained(part)[1] for part in parts))
+    if recipe.start.training is not None:
+        load_earlier(network, recipe.start.training)
     return SliceTraining(network, recipe), TrainingData(
         train=SliceSamples(train_items, pixels, recipe, training=True),
         count=len(train_items),
         validation=SliceSamples(validation_items, pixels, recipe, training=False),
         validation_count=len(validation_items),
+        shares=shares_of(train_items, recipe.shares) if recipe.shares else None,
     )
 
 

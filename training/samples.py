@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,8 +19,10 @@ from torch.utils.data import Dataset
 from engine.lungs import crop_box
 from training.datasets.items import Item
 from training.datasets.pixels import PixelSource
+from training.distortion import seen
 from training.preprocessing import resize_square, window
 from training.recipe import Image, Recipe
+from training.views import WHOLE, View, centred_square, moved_edges, of_box, random_part
 
 
 class Sample(TypedDict):
@@ -67,7 +70,7 @@ class SliceSamples(Dataset[Sample]):
             grey=grey[0],
             mask=mask[0],
             has_mask=torch.tensor(item.mask is not None),
-            label=torch.tensor(item.label if item.label is not None else 0),
+            label=torch.tensor(shown_class(item) or 0),
             source=torch.tensor(self.sources[item.source]),
         )
 
@@ -75,6 +78,8 @@ class SliceSamples(Dataset[Sample]):
         """Grey and mask, each [1, 1, S, S]."""
         hu = self.pixels.hu(item)
         found = self.pixels.mask(item)
+        if self.recipe.augmentation.free_view:
+            return self._freely_seen(item, hu, np.zeros(hu.shape, np.bool_) if found is None else found, rng)
         mask = np.zeros_like(hu) if found is None else found.astype(np.float32)
         image = self.recipe.image
         if image.lung_crop and item.calibration.exact:
@@ -86,6 +91,49 @@ class SliceSamples(Dataset[Sample]):
         planes = _augmented(planes, self.recipe, rng)
         centre, width = _window(image, rng)
         return _resized(planes[:1], planes[1:], image, centre, width, self.recipe, rng)
+
+    def _freely_seen(
+        self,
+        item: Item,
+        hu: npt.NDArray[np.float32],
+        mask: npt.NDArray[np.bool_],
+        rng: np.random.Generator | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `_planes`, through a random view and distortion; without `rng` the crop as serving takes it."""
+        image, augmentation = self.recipe.image, self.recipe.augmentation
+        centre, width = _window(image, rng)
+        crop = _crop_view(item, hu.shape, image, training=rng is not None)
+        if rng is None:
+            values, lesion = seen(hu, mask, crop, image.size, None, np.random.default_rng(0))
+        else:
+            view = _drawn_view(crop, self.recipe, rng)
+            values, lesion = seen(hu, mask, view, image.size, augmentation, rng)
+        return window(values, centre, width), lesion
+
+
+def shown_class(item: Item) -> int | None:
+    """The class that a slice shows: the patient's, but healthy where the slice is known to be free of lesions."""
+    return 0 if item.lesion is False else item.label
+
+
+def _crop_view(item: Item, shape: tuple[int, ...], image: Image, training: bool) -> View:
+    if image.lung_crop:
+        return WHOLE if item.lung_box is None else of_box(item.lung_box)
+    if image.shorter_side is None:
+        return WHOLE
+    row, column = item.spacing or (1.0, 1.0)
+    # In training the whole square is the frame that parts are taken from.
+    fraction = 1.0 if training else image.size / image.shorter_side
+    return centred_square(shape[1] * column / (shape[0] * row), fraction)
+
+
+def _drawn_view(crop: View, recipe: Recipe, rng: np.random.Generator) -> View:
+    augmentation = recipe.augmentation
+    if rng.random() < augmentation.whole_share:
+        return random_part(WHOLE, augmentation.zoom, augmentation.stretch, rng)
+    if recipe.image.lung_crop:
+        return moved_edges(crop, augmentation.edges, rng)
+    return random_part(crop, augmentation.zoom, 0.0, rng)
 
 
 def _window(image: Image, rng: np.random.Generator | None) -> tuple[float, float]:
@@ -137,7 +185,11 @@ def _offset(spare: int, recipe: Recipe, rng: np.random.Generator | None) -> int:
     return int(rng.integers(0, spare + 1))
 
 
-def batches(count: int, recipe: Recipe, first_step: int, last_step: int) -> list[list[tuple[int, int]]]:
+Keys = list[list[tuple[int, int]]]
+"""Per batch the (epoch, place) of its samples."""
+
+
+def batches(count: int, recipe: Recipe, first_step: int, last_step: int) -> Keys:
     """Keys of every batch from `first_step` to before `last_step`; each epoch is a new permutation.
 
     An incomplete last batch of an epoch is left out, unless it is the only one.

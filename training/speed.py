@@ -35,7 +35,7 @@ def main(
     """Time the loader and the training step of a slice recipe."""
     torch.set_num_threads(threads)
     chosen = load_recipe(recipe, set_ or ())
-    items = wanted_items(chosen.task, with_splits(open_dataset(data)))
+    items = wanted_items(chosen, with_splits(open_dataset(data)))
     with tempfile.TemporaryDirectory() as cache:
         batch, per_second = timed_loader(chosen, items, PixelSource(Path(cache)))
     step = timed_steps(chosen, batch, steps) / threads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from training.datasets.items import Dataset, Item
 from training.preprocessing import normalise_grey
 from training.recipe import Recipe, RecipeError, TaskName
 from training.samples import Sample
+from training.supervision import MaskHeads
 
 Losses = dict[str, Tensor]
 """Parts of the loss by name; "loss" is what is lowered."""
@@ -63,19 +65,23 @@ _BUILDERS: dict[TaskName, Callable[[dict[str, Any]], nn.Module]] = {
 }
 
 
-def wanted_items(task: TaskName, dataset: Dataset) -> tuple[Item, ...]:
-    """The items that a training of this task uses.
+def wanted_items(recipe: Recipe, dataset: Dataset) -> tuple[Item, ...]:
+    """The items that a recipe's training uses, without those of the patients it leaves out.
 
-    Classifiers take healthy slices, and slices of diseases unless they are known to be free of lesions; JCS
-    leaves H1N1 and CAP out. Segmenters take slices with a mask.
+    Segmenters take slices with a mask, patient networks whole series. Classifiers take healthy slices, and slices of
+    diseases unless they are known to be free of lesions; with `classes.lesion_free` those too, as healthy
+    ones. JCS leaves H1N1 and CAP out, unless `classes.others` says what is wanted on them.
     """
-    if task in ("jcs-segmenter", "jcs-joint"):
-        return tuple(item for item in dataset.items if item.mask is not None)
-    labels = (0, 1) if task == "jcs-classifier" else (0, 1, 2, 3)
+    items = tuple(item for item in dataset.items if item.patient not in recipe.without)
+    if recipe.task in ("jcs-segmenter", "jcs-joint"):
+        return tuple(item for item in items if item.mask is not None)
+    jcs = recipe.task == "jcs-classifier"
+    labels = (0, 1) if jcs and recipe.classes.others is None else (0, 1, 2, 3)
+    free = recipe.classes.lesion_free or recipe.task == "m3-patient"
     return tuple(
         item
-        for item in dataset.items
-        if item.label in labels and (item.label == 0 or item.lesion is not False or task == "m3-patient")
+        for item in items
+        if item.label in labels and (item.label == 0 or free or item.lesion is not False)
     )
 
 
@@ -86,6 +92,9 @@ class SliceTraining(nn.Module):
         super().__init__()
         self.network = network
         self.recipe = recipe
+        self.mask_heads: MaskHeads | None = None
+        if recipe.supervision.weight > 0:
+            self.mask_heads = MaskHeads(network, recipe.supervision.stages)
         self._losses: Callable[[Sample, int], Losses] = {
             "jcs-classifier": self._classifier,
             "jcs-segmenter": self._segmenter,
@@ -94,48 +103,103 @@ class SliceTraining(nn.Module):
         }[recipe.task]
 
     def forward(self, batch: Sample, step: int) -> Losses:
-        """Losses of a batch; random choices depend on the seed and `step` alone."""
-        return self._losses(batch, step)
+        """Losses of a batch, "loss" their weighted sum; random choices depend on the seed and `step` alone."""
+        parts = self._losses(batch, step)
+        weights = {"guidance": self.recipe.guidance.beta, "supervision": self.recipe.supervision.weight}
+        loss = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+        return {"loss": loss, **parts}
 
     def _segmenter(self, batch: Sample, step: int) -> Losses:
-        sides = self.network(normalise_grey(batch["grey"]))
+        sides = self.network(normalise_grey(batch["grey"])).float()
         dice = self.recipe.dice
-        return {"loss": deep_supervision_loss(sides, batch["mask"], dice.factor, dice.reduction)}
+        return {"segmentation": deep_supervision_loss(sides, batch["mask"], dice.factor, dice.reduction)}
 
     def _m3_slice(self, batch: Sample, step: int) -> Losses:
-        out = self.network(normalise_grey(batch["grey"]))
-        if isinstance(out, SliceOutput):
-            return {"loss": slice_loss(out.lesion_logits, out.class_logits, batch["label"])}
-        return {"loss": functional.cross_entropy(out, batch["label"])}
+        label, smoothing = self._shown_class(batch), self.recipe.classes.smoothing
+        out, parts = self._with_heads(self.network, normalise_grey(batch["grey"]), batch)
+        if not isinstance(out, SliceOutput):
+            return {"classification": functional.cross_entropy(out.float(), label, label_smoothing=smoothing)}
+        parts["classification"] = slice_loss(
+            out.lesion_logits.float(), out.class_logits.float(), label, smoothing
+        )
+        ill = _shows_lesion(batch)
+        if self.recipe.guidance.beta > 0 and bool(ill.any()):
+            seen = out.location_map[ill].float()
+            target = functional.adaptive_max_pool2d(batch["mask"][ill], spatial_size(seen))[:, 0]
+            parts["guidance"] = segmentation_guided_loss(seen, target, self.recipe.guidance.form)
+        return parts
 
     def _classifier(self, batch: Sample, step: int) -> Losses:
-        images, labels = normalise_grey(batch["grey"]), batch["label"]
+        images, wanted = normalise_grey(batch["grey"]), self._wanted(batch)
         alpha = self.recipe.mixup.alpha if self.training else 0.0
-        if alpha > 0:
-            rng = np.random.default_rng([self.recipe.seed, step])
-            share = float(rng.beta(alpha, alpha))
-            partner = partners(batch["source"], rng, self.recipe.mixup.across_sources)
-            logits = self.network(share * images + (1 - share) * images[partner])
-            cross_entropy = share * functional.cross_entropy(logits, labels) + (
-                1 - share
-            ) * functional.cross_entropy(logits, labels[partner])
-        else:
-            cross_entropy = functional.cross_entropy(self.network(images), labels)
-        losses = {"loss": cross_entropy, "classification": cross_entropy}
-        if self.recipe.guidance.beta > 0 and bool(batch["has_mask"].any()):
-            guidance = self._guidance(images[batch["has_mask"]], batch["mask"][batch["has_mask"]])
-            losses |= {"loss": cross_entropy + self.recipe.guidance.beta * guidance, "guidance": guidance}
-        return losses
+        if alpha == 0:
+            logits, parts = self._guided(images, batch)
+            return {"classification": _cross_entropy(logits, wanted), **parts}
+        rng = np.random.default_rng([self.recipe.seed, step])
+        share = float(rng.beta(alpha, alpha))
+        partner = partners(batch["source"], rng, self.recipe.mixup.across_sources)
+        logits = self.network(share * images + (1 - share) * images[partner])
+        parts = {"classification": _cross_entropy(logits, share * wanted + (1 - share) * wanted[partner])}
+        if bool(batch["has_mask"].any()) and (self.mask_heads is not None or self.recipe.guidance.beta > 0):
+            # A mixed image would not fit its mask: the pixel losses see the images that have one as they are.
+            parts |= self._guided(images[batch["has_mask"]], _masked_part(batch))[1]
+        return parts
 
-    def _guidance(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Eq. 4 on unmixed images: a mixed one would not fit its mask."""
+    def _guided(self, images: Tensor, batch: Sample) -> tuple[Tensor, Losses]:
+        """Logits of JCS with the pixel losses: mask heads, and eq. 4 of the images that show a lesion."""
+        if self.recipe.guidance.beta == 0:
+            return self._with_heads(self.network, images, batch)
         if not isinstance(self.network, JCSClassifier):
             raise RecipeError("guidance needs the JCS classifier; set guidance.beta=0 for a baseline")
-        _, am = self.network.with_activation_map(images, self.recipe.guidance.relu)
-        at_mask = resize(am[:, None], spatial_size(masks))[:, 0]
-        return segmentation_guided_loss(
-            normalise_activation_map(at_mask), masks[:, 0], self.recipe.guidance.form
-        )
+        with_map = partial(self.network.with_activation_map, relu=self.recipe.guidance.relu)
+        (logits, am), parts = self._with_heads(with_map, images, batch)
+        ill = _shows_lesion(batch)
+        if bool(ill.any()):
+            mask = batch["mask"][ill]
+            at_mask = normalise_activation_map(resize(am[ill][:, None].float(), spatial_size(mask))[:, 0])
+            parts["guidance"] = segmentation_guided_loss(at_mask, mask[:, 0], self.recipe.guidance.form)
+        return logits, parts
+
+    def _with_heads(
+        self, run: Callable[[Tensor], Any], images: Tensor, batch: Sample
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """What `run` gives of the images, and the loss of the mask heads where there are any."""
+        if self.mask_heads is None:
+            return run(images), {}
+        with self.mask_heads.watching(self.network) as maps:
+            output = run(images)
+        return output, {"supervision": self.mask_heads.loss(maps, batch["mask"], batch["has_mask"])}
+
+    def _wanted(self, batch: Sample) -> Tensor:
+        """Wanted probabilities [N, 2] of JCS."""
+        label, classes = self._shown_class(batch), self.recipe.classes
+        positive = (label == 1).float()
+        if classes.others is not None:
+            positive = torch.where(label > 1, torch.full_like(positive, classes.others), positive)
+        positive = positive * (1 - classes.smoothing) + classes.smoothing / 2
+        return torch.stack([1 - positive, positive], dim=1)
+
+    def _shown_class(self, batch: Sample) -> Tensor:
+        """Labels [N]; a slice whose known lesions were all cropped away is healthy if the recipe says so."""
+        if not self.recipe.classes.lesion_free:
+            return batch["label"]
+        gone = batch["has_mask"] & (batch["mask"].flatten(1).sum(1) == 0)
+        return torch.where(gone, torch.zeros_like(batch["label"]), batch["label"])
+
+
+def _shows_lesion(batch: Sample) -> Tensor:
+    """bool [N]: has a mask that is not empty; eq. 4 has no meaning without a lesion, since its map is scaled to 1."""
+    return batch["has_mask"] & (batch["mask"].flatten(1).sum(1) > 0)
+
+
+def _masked_part(batch: Sample) -> Sample:
+    """The images of a batch that have a mask."""
+    known = batch["has_mask"]
+    return cast(Sample, {name: cast(Tensor, value)[known] for name, value in batch.items()})
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.float(), wanted)
 
 
 class PatientTraining(nn.Module):

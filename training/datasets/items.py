@@ -59,7 +59,8 @@ class Item:
     patient, series: ids within the source. index: slice number in the series. label: 0 healthy / not infected,
     1 COVID-19, 2 H1N1, 3 CAP, None unknown. lesion: whether this slice shows a lesion, None unknown. mask: lesion
     mask; `mask_labels` are the values that count as lesion, None is every value above 0. spacing: mm between
-    rows, columns, where known.
+    rows, columns, where known (of a squeezed picture relative ones, so that their ratio gives its shape).
+    lung_box: where the lungs of its series are (top, left, bottom, right, shares of the slice), where the source says.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Item:
     mask_labels: tuple[int, ...] | None = None
     split: Split | None = None
     spacing: tuple[float, float] | None = None
+    lung_box: tuple[float, float, float, float] | None = None
 
     @property
     def name(self) -> str:

@@ -86,7 +86,7 @@ def read_covid_ct(folder: Path) -> Dataset | None:
                 folder / row["path"],
                 _paper(row.get("original_name") or row["path"]),
                 int(row["label"] == "COVID"),
-                _split(row["split"], manifest),
+                split_named(row["split"], manifest),
             )
             for row in read_csv(manifest, ("path", "label", "split"))
         )
@@ -100,7 +100,7 @@ def _covid_ct_original(folder: Path) -> Dataset:
     for label, (pictures, lists) in enumerate((("CT_NonCOVID", "NonCOVID"), ("CT_COVID", "COVID"))):
         splits: dict[str, Split] = {}
         for listing in sorted((folder / "Data-split" / lists).glob("*CT_*.txt")):
-            split = _split(listing.name.split("CT_")[0], listing)
+            split = split_named(listing.name.split("CT_")[0], listing)
             names = listing.read_text(encoding="utf-8").split("\n")
             splits |= {name.strip(): split for name in names if name.strip()}
         present = {p.name for p in pictures_in(folder / pictures)}
@@ -113,7 +113,8 @@ def _covid_ct_original(folder: Path) -> Dataset:
     return Dataset("COVID-CT", tuple(items), False, notes.problems())
 
 
-def _split(name: str, where: Path) -> Split:
+def split_named(name: str, where: Path) -> Split:
+    """train, val or test by any of their usual names; `where` is for the message. Raises DatasetError."""
     splits: dict[str, Split] = {
         "train": "train",
         "val": "val",
@@ -161,7 +162,7 @@ def read_jcs_lists(folder: Path) -> Dataset | None:
                 calibration=JCS_GREY,
                 label=1,
                 mask=Plane(folder / mask),
-                split=_split(listing.stem, listing),
+                split=split_named(listing.stem, listing),
             )
     folders = {Path(image).parent for image in chosen}
     listed = {folder / image for image in chosen}

@@ -35,10 +35,11 @@ def is_volume(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """Slices, rows and columns, and mm between rows and between columns."""
+    """Slices, rows and columns, and mm between rows and between columns, and between slices."""
 
     size: tuple[int, int, int]
     spacing: tuple[float, float]
+    slice_mm: float
 
 
 def volume_header(path: Path) -> VolumeHeader:
@@ -46,7 +47,9 @@ def volume_header(path: Path) -> VolumeHeader:
     if path.is_dir():
         volume = _dicom_volume(path)
         slices, rows, columns = volume.hu.shape
-        return VolumeHeader((slices, rows, columns), volume.geometry.pixel_spacing)
+        return VolumeHeader(
+            (slices, rows, columns), volume.geometry.pixel_spacing, volume.geometry.slice_spacing
+        )
     reader: Any = SimpleITK.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetFileName(str(path))
     try:
@@ -56,8 +59,8 @@ def volume_header(path: Path) -> VolumeHeader:
     if reader.GetDimension() != 3:
         raise DatasetError(f"{path} has {reader.GetDimension()} dimensions, needs 3")
     x, y, z = reader.GetSize()
-    column_mm, row_mm, _ = reader.GetSpacing()
-    return VolumeHeader((z, y, x), (row_mm, column_mm))
+    column_mm, row_mm, slice_mm = reader.GetSpacing()
+    return VolumeHeader((z, y, x), (row_mm, column_mm), slice_mm)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ class PixelSource:
         values = self._values(item.image, read_image)
         return np.asarray(values * item.calibration.slope + item.calibration.intercept, dtype=np.float32)
 
+    def volume(self, item: Item) -> npt.NDArray[np.int16]:
+        """All slices of the volume that the item is one of, int16 [Z, H, W] HU. Raises DatasetError."""
+        stored = np.load(self._cached(item.image.path), mmap_mode="r")
+        hu = stored * item.calibration.slope + item.calibration.intercept
+        return np.asarray(np.clip(np.rint(hu), -32768, 32767), dtype=np.int16)
+
     def mask(self, item: Item) -> Mask | None:
         """The lesion mask, bool [H, W], or None where the item has none. Raises DatasetError."""
         if item.mask is None:
@@ -83,7 +92,8 @@ class PixelSource:
     def _values(self, plane: Plane, read_picture: Callable[[Path], Stored]) -> Stored:
         if plane.index is None:
             return read_picture(plane.path)
-        volume = np.load(self._cached(plane.path), mmap_mode="r")
+        stored = plane.path if plane.path.suffix == ".npy" else self._cached(plane.path)
+        volume = np.load(stored, mmap_mode="r")
         if plane.index >= len(volume):
             raise DatasetError(f"{plane.path} has {len(volume)} slices, no slice {plane.index}")
         return np.asarray(volume[plane.index])

@@ -15,6 +15,7 @@ from training.datasets.pictures import (
     read_jcs_lists,
     read_sars_cov2,
 )
+from training.datasets.pool import read_pool
 from training.datasets.volumes import (
     read_covid_ct_md,
     read_dicom_folders,
@@ -78,6 +79,12 @@ READERS = (
         read_medicalsegmentation,
     ),
     Reader("MosMedData", "patients with severity; 50 masks", "studies/CT-0..CT-4/ masks/", read_mosmed),
+    Reader(
+        "pool",
+        "real and simulated slices on one grid (`lungnode datasets simulate`)",
+        "hu.npy mask.npy slices.csv",
+        read_pool,
+    ),
     Reader(
         "COVID-CT-MD", "patients of three classes, lesion slices", "slices.csv CASE.nii.gz", read_covid_ct_md
     ),

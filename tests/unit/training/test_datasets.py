@@ -357,5 +357,5 @@ def test_a_volume_is_decoded_once(tmp_path: Path, pixels: PixelSource) -> None:
 
 
 def test_every_reader_says_what_it_is_for() -> None:
-    assert len({reader.name for reader in READERS}) == len(READERS) == 10
+    assert len({reader.name for reader in READERS}) == len(READERS) == 11
     assert all(reader.use and reader.layout for reader in READERS)

@@ -136,6 +136,58 @@ def test_every_recipe_lowers_its_loss_and_resumes_bit_equal(
     assert logs[0] == logs[1]
 
 
+def test_the_options_of_the_compact_recipes_resume_bit_equal(pictures: Path, tmp_path: Path) -> None:
+    """Average, one cycle, mask heads, free views, drawn shares, bfloat16, and start weights of an earlier training."""
+    train(recipe_for("jcs-classifier", ("epochs=1",)), pictures, tmp_path / "first", QUIET)
+    more = (
+        "augmentation={flip: 0.5, free_view: true, zoom: [0.7, 1.0], whole_share: 0.3, turn: 5, noise: 20}",
+        "average=0.8",
+        "schedule.name=onecycle",
+        "supervision.weight=0.5",
+        "classes={lesion_free: true, others: 0.2, smoothing: 0.05}",
+        "shares={manifest/covid19: 2, manifest/healthy: 1}",
+        "precision=bf16-mixed",
+        "iterations=8",
+        f"start.training={tmp_path / 'first'}",
+    )
+    recipe = recipe_for("jcs-classifier", more)
+    train(recipe, pictures, tmp_path / "whole", QUIET)
+    train(recipe, pictures, tmp_path / "cut", Machine(**{**QUIET.__dict__, "stop_after": 5}))
+    train(recipe, pictures, tmp_path / "cut", QUIET, resume=True)
+    ours, theirs = (load_file(tmp_path / run / "weights.safetensors") for run in ("whole", "cut"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert not any("mask_heads" in key for key in ours)
+    averaged = load_checkpoint(tmp_path / "whole")["average"]
+    assert torch.equal(ours["fc.weight"], averaged["module.fc.weight"])
+    with (tmp_path / "whole/log.csv").open() as file:
+        names = {row["name"] for row in csv.DictReader(file)}
+    assert {"classification", "supervision", "guidance"} <= names
+
+
+def test_a_start_that_is_no_training_is_named(pictures: Path, tmp_path: Path) -> None:
+    recipe = recipe_for("jcs-classifier", (f"start.training={tmp_path / 'none'}",))
+    with pytest.raises(RecipeError, match=r"start\.training: .*none is no finished training"):
+        train(recipe, pictures, tmp_path / "out", QUIET)
+
+
+def test_a_patient_left_out_is_not_trained_on(pictures: Path, tmp_path: Path) -> None:
+    train(
+        recipe_for("jcs-classifier", ("epochs=1", "without=[p0, p1, p16]")), pictures, tmp_path / "out", QUIET
+    )
+    summary = json.loads((tmp_path / "out/training.json").read_text())
+    assert summary["slices"] == {"train": 14, "val": 3, "test": 4}
+
+
+def test_what_is_wanted_of_other_pneumonias_and_of_lesions_cropped_away() -> None:
+    recipe = recipe_for("jcs-classifier", ("classes={lesion_free: true, others: 0.2, smoothing: 0.1}",))
+    module = SliceTraining(build_network(recipe), recipe)
+    batch = batch_of(4, 2)
+    batch["label"] = torch.tensor([1, 1, 3, 0])
+    batch["mask"][1] = 0
+    wanted = module._wanted(batch)[:, 1]
+    assert torch.allclose(wanted, torch.tensor([0.95, 0.05, 0.2 * 0.9 + 0.05, 0.05]))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_killed_training_resumes_to_the_same_weights(pictures: Path, tmp_path: Path) -> None:
@@ -269,7 +321,9 @@ def test_unfit_data_is_refused_before_training(
 
 
 def test_recipes_hold_what_the_papers_print() -> None:
-    assert built_in_recipes() == ("jcs-classifier", "jcs-joint", "jcs-segmenter", "m3-patient", "m3-slice")
+    papers = ("jcs-classifier", "jcs-joint", "jcs-segmenter", "m3-patient", "m3-slice")
+    compact = tuple(f"compact/{name}" for name in papers if name != "jcs-joint")
+    assert built_in_recipes() == (*compact, *papers)
     classifier, segmenter, slice_net, patient = (
         load_recipe(n) for n in ("jcs-classifier", "jcs-segmenter", "m3-slice", "m3-patient")
     )

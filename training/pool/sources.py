@@ -21,9 +21,14 @@ from engine.findings import PneumoniaClass
 from engine.loading import load_series
 from engine.lungs import find_lungs
 from engine.volume import Geometry
+from training.datasets.items import Split
+from training.datasets.pictures import split_named
 
 GRID = 256
 """Rows and columns of every slice here."""
+
+MD, NLST, CT100, COVID_CT = "COVID-CT-MD", "NLST", "COVID-19-CT100", "COVID-CT"
+"""Names of the sources in a pool."""
 
 _AIR_HU = -1024
 _OUTSIDE_HU = -1020
@@ -65,7 +70,7 @@ class Figure:
     aspect: float
     covid: bool
     mask: npt.NDArray[np.bool_] | None
-    split: str
+    split: Split
 
 
 def read_volumes(data: Path) -> list[Case]:
@@ -127,7 +132,12 @@ def read_covid_ct(data: Path) -> list[Figure]:
     with (root / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [
-        _figure(root / row["path"], covid=row["label"] == "COVID", mask=None, split=row["split"])
+        _figure(
+            root / row["path"],
+            covid=row["label"] == "COVID",
+            mask=None,
+            split=split_named(row["split"], root),
+        )
         for row in rows
     ]
 
@@ -174,7 +184,7 @@ def _halved(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     return np.asarray(np.rint(means), dtype=np.int16)
 
 
-def _figure(path: Path, covid: bool, mask: npt.NDArray[np.bool_] | None, split: str) -> Figure:
+def _figure(path: Path, covid: bool, mask: npt.NDArray[np.bool_] | None, split: Split) -> Figure:
     picture = Image.open(path).convert("L")
     square = picture.resize(
         (GRID, GRID), Image.Resampling.BOX if min(picture.size) >= 2 * GRID else Image.Resampling.BILINEAR
