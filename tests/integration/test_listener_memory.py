@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pydicom
 import pytest
+import yaml
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
@@ -20,42 +21,30 @@ from node.stand_in_pacs import free_port
 
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 MEBIBYTE = 2**20
-PROGRAM = """
-import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from scp.listener import Listener
-from scp.policy import ListenerPolicy
-from store.database import open_database
-from store.migrations import upgrade
-
-folder, port = Path(sys.argv[1]), int(sys.argv[2])
-url = f"sqlite:///{folder / 'lungnode.db'}"
-upgrade(url)
-listener = Listener(
-    ListenerPolicy("LUNGNODE", port=port, reserve_bytes=0), open_database(url), folder, lambda: datetime.now(UTC)
-)
-listener.start()
-sys.stdin.read()
-listener.stop()
-"""
+LUNGNODE = [sys.executable, "-c", "from node.cli import main; main()"]
 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Callable[[], tuple[psutil.Process, int]]]:
-    """A listener as a process of its own; gives it and its port."""
+    """The node's listener as it runs under systemd; gives it and its port."""
     port = free_port()
-    child = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), str(port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
+    settings = {
+        "listener": {"port": port},
+        "storage": {"path": str(tmp_path), "reserve_mb": 0},
+        "database": {"url": f"sqlite:///{tmp_path / 'lungnode.db'}"},
+        "completeness": {"quiet_seconds": 600, "max_wait_seconds": 600},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with (tmp_path / "log").open("wb") as log:
+        command = [*LUNGNODE, "serve", "--only", "listener", "--config", str(tmp_path / "config.yaml")]
+        child = subprocess.Popen(command, stdout=log, stderr=log)
+    deadline = time.monotonic() + 200
     while not any(c.laddr.port == port for c in psutil.Process(child.pid).net_connections("tcp")):
-        assert time.monotonic() < deadline and child.poll() is None
+        assert time.monotonic() < deadline and child.poll() is None, (tmp_path / "log").read_text()
         time.sleep(0.05)
     yield lambda: (psutil.Process(child.pid), port)
-    child.communicate(timeout=30)
+    child.terminate()
+    child.wait(timeout=60)
 
 
 @pytest.mark.slow
