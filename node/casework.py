@@ -144,7 +144,10 @@ def open_special_casework(configuration: Configuration) -> dict[tuple[str, ...],
     return {
         names: open_casework(
             configuration.model_copy(
-                update={"models": tuple(path for path in configuration.models if path.name in names)}
+                update={
+                    "models": tuple(path for path in configuration.models if path.name in names),
+                    "routing": (),
+                }
             )
         )
         for names in sorted(named)

@@ -55,11 +55,16 @@ class ShownNode:
 
 @contextmanager
 def shown_node(
-    folder: Path, *, slices: int = 24, size: int = 64, models: tuple[Path, ...] = ()
+    folder: Path,
+    *,
+    slices: int = 24,
+    size: int = 64,
+    models: tuple[Path, ...] = (),
+    only_ill: bool = False,
 ) -> Iterator[ShownNode]:
     """Make the node under `folder`. `slices` and `size` are those of the studies that are screened.
 
-    models: packages of both systems; tiny ones where left out.
+    models: packages of both systems; tiny ones where left out. only_ill: one study, screened and sent.
     """
     with ExitStack() as stack:
         pacs = stack.enter_context(StorageSCP(folder / "pacs", ae_title="ARCHIVE"))
@@ -69,7 +74,11 @@ def shown_node(
         database = open_database(configuration.database.url)
         stack.callback(database.close)
         node = ShownNode(configuration, database, Clock(), {})
-        _fill(node, slices, size)
+        if only_ill:
+            node.studies["ill"] = _receive(node, "Phantom^Ill", slices, size)
+            _work(node, archive=True, ward=False)
+        else:
+            _fill(node, slices, size)
         yield node
 
 
