@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from engine.errors import NotScreenable, RunnerFailed, Undecodable
 from engine.volume import Volume
@@ -30,7 +32,10 @@ from store import claims, results
 from store.claims import Claim, LeaseLost
 from store.database import Database
 from store.priorities import Priority
+from store.wakeups import complete_studies_bell
 
+AWAY_SECONDS = 1.0
+"""A database that does not answer is asked again after this long."""
 RETRY_AFTER = timedelta(seconds=30)
 """How long an error that may pass (memory, disk, inference) is given, times the number of the attempt."""
 
@@ -56,10 +61,15 @@ class Worker:
     special: Mapping[tuple[str, ...], Casework] = field(default_factory=dict)
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
-        """Screen until told to stop; a study in work is given back."""
-        while not stop.is_set():
-            if not self.work_one(stop):
-                stop.wait(poll_seconds)
+        """Screen until told to stop; a study in work is given back. While the database is away it waits for it."""
+        with complete_studies_bell(self.database) as bell:
+            while not stop.is_set():
+                try:
+                    if not self.work_one(stop):
+                        bell.wait(stop, poll_seconds)
+                except OperationalError as error:
+                    self._database_away(error)
+                    stop.wait(AWAY_SECONDS)
 
     def work_one(self, stop: Stop) -> bool:
         """Screen the study that waits longest; whether there was one."""
@@ -88,21 +98,25 @@ class Worker:
                 priors=lambda summary: self._priors(claim, summary),
                 stopping=lambda: stop.is_set() or self._must_give_way(claim),
             )
-            self._record(claim, case, casework.settings_digest)
+            self._record(claim, case, casework.settings_digest, stop)
         except LeaseLost:
             raise
         except Interrupted:
             why = "the worker stops" if stop.is_set() else "gives way to a current study"
-            self._end(claims.release, claim, why)
+            self._end(claims.release, claim, why, stop)
         except NotScreenable as error:
-            self._end(claims.skip, claim, str(error))
+            self._end(claims.skip, claim, str(error), stop)
         except Undecodable as error:
-            self._end(claims.fail, claim, str(error))
+            self._end(claims.fail, claim, str(error), stop)
+        except OperationalError as error:
+            if stop.is_set():
+                raise
+            self._try_again(claim, f"the database was away: {type(error).__name__}", stop)
         except (RunnerFailed, MemoryError, OSError) as error:
-            self._try_again(claim, f"{type(error).__name__}: {error}")
+            self._try_again(claim, f"{type(error).__name__}: {error}", stop)
         except Exception as error:  # no input may stop the worker; the reason is recorded
             log.debug("unexpected error", study=claim.study_id, exc_info=True)
-            self._end(claims.fail, claim, f"unexpected {type(error).__name__}: {error}")
+            self._end(claims.fail, claim, f"unexpected {type(error).__name__}: {error}", stop)
 
     def _casework(self, claim: Claim) -> Casework:
         """The packages that the routing rules chose. Raises NotScreenable where they are no longer configured."""
@@ -132,11 +146,11 @@ class Worker:
         chosen = None if claim.routing is None else claim.routing.destinations
         return {name: kinds for name, kinds in self.destinations.items() if chosen is None or name in chosen}
 
-    def _record(self, claim: Claim, case: Case, settings_digest: str) -> None:
+    def _record(self, claim: Claim, case: Case, settings_digest: str, stop: Stop) -> None:
         folder = study_folder(claim.study_id, claim.revision_digest)
         objects = write_results(self.storage, folder, case.objects)
-        with self.database.write() as session:
-            results.record_results(
+        self._change(
+            lambda session: results.record_results(
                 session,
                 claim,
                 objects,
@@ -144,7 +158,9 @@ class Worker:
                 settings_digest=settings_digest,
                 summary=case.summary,
                 now=self.clock(),
-            )
+            ),
+            stop,
+        )
         self._picture(folder, case)
         timings = {stage: round(seconds, 2) for stage, seconds in case.summary["timings_s"].items()}
         log.info("screened", study=claim.study_id, objects=[o.kind for o in objects], **timings)
@@ -165,20 +181,38 @@ class Worker:
         except OSError as error:
             log.warning("no pictures for the page", why=str(error))
 
-    def _end(self, ending: Callable[..., None], claim: Claim, why: str) -> None:
-        with self.database.write() as session:
-            ending(session, claim, why=why, now=self.clock())
+    def _end(self, ending: Callable[..., None], claim: Claim, why: str, stop: Stop) -> None:
+        self._change(lambda session: ending(session, claim, why=why, now=self.clock()), stop)
         log.info("ended", study=claim.study_id, how=ending.__name__, why=why)
 
-    def _try_again(self, claim: Claim, why: str) -> None:
+    def _try_again(self, claim: Claim, why: str, stop: Stop) -> None:
         if claim.attempt >= self.max_attempts:
-            self._end(claims.fail, claim, f"{why} (attempt {claim.attempt} of {self.max_attempts})")
+            self._end(claims.fail, claim, f"{why} (attempt {claim.attempt} of {self.max_attempts})", stop)
             return
         now = self.clock()
-        with self.database.write() as session:
-            later = now + RETRY_AFTER * claim.attempt
-            claims.retry_later(session, claim, why=why, not_before=later, now=now)
+        later = now + RETRY_AFTER * claim.attempt
+        self._change(
+            lambda session: claims.retry_later(session, claim, why=why, not_before=later, now=now), stop
+        )
         log.warning("tried again later", study=claim.study_id, why=why)
+
+    def _change(self, change: Callable[[Session], None], stop: Stop) -> None:
+        """Change the store; while the database is away, again and again, so that no finished work is lost.
+
+        Told to stop it gives up, and the study's lease runs out. Raises LeaseLost, sqlalchemy.exc.OperationalError.
+        """
+        while True:
+            try:
+                with self.database.write() as session:
+                    change(session)
+                return
+            except OperationalError as error:
+                self._database_away(error)
+                if stop.wait(AWAY_SECONDS):
+                    raise
+
+    def _database_away(self, error: OperationalError) -> None:
+        log.error("database does not answer: waiting for it", why=" ".join(str(error.orig).split())[:200])
 
     @contextmanager
     def _heartbeat(self, claim: Claim) -> Iterator[None]:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from store.models import Study, Transition
 from store.states import LEGAL, IllegalTransition, StudyState
+from store.wakeups import announce_complete
 
 
 class UnknownStudy(Exception):
@@ -34,6 +35,8 @@ def change_state(
     study.fence += 1
     study.claimed_by = None
     study.lease_expires_at = None
+    if after is StudyState.COMPLETE:
+        announce_complete(session)
 
 
 def remark(session: Session, study: Study, *, who: str, why: str, now: datetime) -> None:
