@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 M3LUNG_LABELS = ("healthy", "covid19", "h1n1", "cap")
@@ -26,11 +26,20 @@ class VerdictChoice(enum.StrEnum):
 
 
 def by_system(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What each system said, from the summary of a screening."""
+    """What each system said, from the summary of a screening; own models by their names.
+
+    An own model says the class that it found, `several` or `nothing`.
+    """
     return {
         "jcs": "positive" if summary["jcs"]["positive"] else "negative",
         "m3lung": str(summary["m3lung"]["label"]),
+        **{own["name"]: _found(own["classes"]) for own in summary.get("own_models", ())},
     }
+
+
+def _found(classes: Sequence[Mapping[str, Any]]) -> str:
+    found = [str(c["key"]) for c in classes if c["found"]]
+    return "several" if len(found) > 1 else next(iter(found), "nothing")
 
 
 def verdict_text(summary: Mapping[str, Any]) -> str | None:
