@@ -222,6 +222,15 @@ class DicomwebSourceConfiguration(_Section):
     timeout_seconds: Seconds = 30.0
 
 
+class PriorsConfiguration(_Section):
+    """Earlier chest CTs of a patient, fetched from the query source to be compared with."""
+
+    fetch: bool = False
+    within_days: Annotated[int, Field(ge=1, le=36_500)] = 1095
+    revise: bool = True
+    deliver: bool = False
+
+
 class StowListenerConfiguration(_Section):
     """STOW-RS as a way in, beside the DICOM listener."""
 
@@ -399,6 +408,7 @@ class Configuration(BaseSettings):
     stow_listener: StowListenerConfiguration | None = None
     query_source: QuerySourceConfiguration | None = None
     dicomweb_source: DicomwebSourceConfiguration | None = None
+    priors: PriorsConfiguration = PriorsConfiguration()
     peers: tuple[PeerConfiguration, ...] = ()
     models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=installed_models)
     routing: Rules = ()
@@ -430,6 +440,14 @@ class Configuration(BaseSettings):
     def _one_source(self) -> Configuration:
         if self.query_source is not None and self.dicomweb_source is not None:
             raise ValueError("query_source and dicomweb_source are both given; one of them is allowed")
+        return self
+
+    @model_validator(mode="after")
+    def _priors_have_a_source(self) -> Configuration:
+        dimse, web = self.query_source, self.dicomweb_source
+        retrieves = (dimse is not None and dimse.retrieve != "off") or (web is not None and web.retrieve)
+        if self.priors.fetch and not retrieves:
+            raise ValueError("priors.fetch needs a query_source or dicomweb_source that retrieves")
         return self
 
     @model_validator(mode="after")

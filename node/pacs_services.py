@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import structlog
@@ -18,25 +19,30 @@ from node.configuration import (
     DicomwebSourceConfiguration,
     StowDestinationConfiguration,
 )
+from node.prior_fetching import PriorPolicy, PriorRouting, PriorSeeker
 from reporting.delivery.commitment import CommitmentPolicy, Committer, take_report
 from reporting.delivery.confirmation import parse_report
 from reporting.delivery.loop import Courier, Destination, Stop
-from reporting.delivery.stow import ClientCredentials, StowSender, StowService, open_session
 from scp.commitment import CommitmentService
-from scp.fetched import receive_from
+from scp.completeness import Route
+from scp.fetched import fetching, receive_from
 from scp.gap_check import GapCheck
 from scp.grounds import Grounds
 from scp.pacs_query.asking import Asker
-from scp.pacs_query.dicomweb import DicomwebSource
 from scp.pacs_query.dimse import DimseSource
 from scp.pacs_query.source import QuerySource
 from scp.peer import Peer
 from scp.receipt import Receiver
 from scp.services import Handler
-from scp.stow_server import StowPolicy, StowServer
 from store import receipts
 from store.database import Database
 from store.deliveries import Backoff
+
+if TYPE_CHECKING:
+    # What speaks HTTP is imported where it is configured: the listener is small without it
+    from reporting.delivery.stow import StowService
+    from scp.pacs_query.dicomweb import DicomwebSource
+    from scp.stow_server import StowServer
 
 Clock = Callable[[], datetime]
 REPORT_POLL_SECONDS = 1.0
@@ -80,6 +86,10 @@ def committers(configuration: Configuration, database: Database, name: str, cloc
 
 def stow_couriers(configuration: Configuration, database: Database, name: str, clock: Clock) -> list[Courier]:
     """A delivery loop for each DICOMweb destination."""
+    if not configuration.stow_destinations:
+        return []
+    from reporting.delivery.stow import StowSender
+
     return [
         Courier(
             database=database,
@@ -98,6 +108,8 @@ def stow_couriers(configuration: Configuration, database: Database, name: str, c
 
 
 def _stow_service(section: StowDestinationConfiguration | DicomwebSourceConfiguration) -> StowService:
+    from reporting.delivery.stow import ClientCredentials, StowService
+
     given = section.oauth2
     credentials = None
     if given is not None:
@@ -158,6 +170,41 @@ def run_reporter(service: CommitmentService, stop: Stop) -> None:
             log.error("store does not answer", why=type(error).__name__)
 
 
+def prior_routing(configuration: Configuration, database: Database, route: Route) -> Route:
+    """The routing of studies, with fetched priors behind all others; `route` alone where none are fetched."""
+    if not configuration.priors.fetch:
+        return route
+    return PriorRouting(database, route, configuration.priors.deliver).route
+
+
+def prior_seeker(
+    configuration: Configuration, database: Database, receiver: Receiver, clock: Clock
+) -> PriorSeeker | None:
+    """Fetches priors, where that is configured. What an earlier process left half fetched may be complete now."""
+    found = _query_source(configuration)
+    if not configuration.priors.fetch or found is None:
+        return None
+    source, peer, _, _ = found
+    name = f"priors@{configuration.listener.host}:{configuration.listener.port}"
+    with database.write() as session:
+        receipts.close_left_over(session, listener=name, now=clock())
+    policy = PriorPolicy(
+        within=timedelta(days=configuration.priors.within_days),
+        fewest_images=configuration.screening.min_slices,
+        revise=configuration.priors.revise,
+        deliver=configuration.priors.deliver,
+    )
+    return PriorSeeker(
+        database,
+        configuration.storage.path,
+        source,
+        partial(fetching, receiver, database, peer, name, clock),
+        policy,
+        backoff(configuration),
+        clock,
+    )
+
+
 def grounds(configuration: Configuration, database: Database, receiver: Receiver, clock: Clock) -> Grounds:
     """What speaks for studies being complete: the query source, announcements, the slices themselves."""
     found = _query_source(configuration)
@@ -178,18 +225,30 @@ def stow_server(
     section = configuration.stow_listener
     if section is None:
         return None
+    from scp.stow_server import StowPolicy, StowServer
+
     policy = StowPolicy(
         section.host, section.port, section.token_sha256, section.certificate, section.key, section.client_ca
     )
     return StowServer(policy, receiver, database, clock)
 
 
+def dicomweb_source_at(url: str, configuration: Configuration) -> DicomwebSource:
+    """The DICOMweb server at `url`, with the credentials of `dicomweb_source` where that is it."""
+    from reporting.delivery.stow import open_session
+    from scp.pacs_query.dicomweb import DicomwebSource
+
+    section = configuration.dicomweb_source
+    if section is None or section.url.rstrip("/") != url.rstrip("/"):
+        section = DicomwebSourceConfiguration(url=url)
+    return DicomwebSource(section.url, open_session(_stow_service(section)), section.timeout_seconds)
+
+
 def _query_source(configuration: Configuration) -> tuple[QuerySource, receipts.Peer, bool, bool] | None:
     """Whom to ask, how it is called in the store, whether the whole study counts and whether to fetch."""
     web, dimse = configuration.dicomweb_source, configuration.query_source
     if web is not None:
-        service = _stow_service(web)
-        source = DicomwebSource(web.url, open_session(service), web.timeout_seconds)
+        source = dicomweb_source_at(web.url, configuration)
         host = urlsplit(web.url).hostname or ""
         return source, receipts.Peer("WADO-RS", host[:64]), web.scope == "study", web.retrieve
     if dimse is not None:

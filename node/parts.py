@@ -28,6 +28,7 @@ LOOP_SECONDS = 600.0
 """A delivery loop that has not come round for this long hangs: as long as its lease on what it sends."""
 COMPLETENESS_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 0.5
 """How often it is looked whether studies are complete: while one is being received, and while none is."""
+PRIORS_POLL_SECONDS = 2.0
 
 Ready = Callable[[], None]
 Loop = Callable[[Stop, float], None]
@@ -71,8 +72,10 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
             ],
         )
         listener.start()
+        # An event of their own for the side loops: who looks at `stop` counts as the loop of this part
+        ended = threading.Event()
         reporter = threading.Thread(
-            target=pacs_services.run_reporter, args=(commitment, stop), name="reporter", daemon=True
+            target=pacs_services.run_reporter, args=(commitment, ended), name="reporter", daemon=True
         )
         reporter.start()
         router = Router(database, configuration.storage.path, configuration.routing)
@@ -80,12 +83,19 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         if stow is not None:
             stow.start()
         grounds = pacs_services.grounds(configuration, database, listener.receiver, utc_now)
+        route = pacs_services.prior_routing(configuration, database, router.route)
+        seeker = pacs_services.prior_seeker(configuration, database, listener.receiver, utc_now)
+        if seeker is not None:
+            threading.Thread(
+                target=seeker.run, args=(ended, PRIORS_POLL_SECONDS), name="priors", daemon=True
+            ).start()
         try:
             ready()
             while not stop.wait(COMPLETENESS_POLL_SECONDS if grounds.receiving else IDLE_POLL_SECONDS):
-                for study in complete_due(database, policy, utc_now(), grounds, router.route):
+                for study in complete_due(database, policy, utc_now(), grounds, route):
                     log.info("study complete", state=study.state.value, why=study.why)
         finally:
+            ended.set()
             if stow is not None:
                 stow.stop()
             listener.stop()

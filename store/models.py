@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -20,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from store.columns import UTCDateTime
-from store.states import DeliveryState, StudyState
+from store.states import DeliveryState, PriorState, StudyState
 
 UID = String(64)
 """PS3.5 9.1: a UID has at most 64 characters."""
@@ -31,7 +32,7 @@ KEY = BigInteger().with_variant(Integer, "sqlite")
 """SQLite counts up only in a column that is called INTEGER."""
 
 
-def _enum(kind: type[StudyState] | type[DeliveryState]) -> Enum:
+def _enum(kind: type[StrEnum]) -> Enum:
     return Enum(kind, native_enum=False, length=16, values_callable=lambda e: [m.value for m in e])
 
 
@@ -231,6 +232,29 @@ class CommitmentRequest(Base):
     next_attempt_at: Mapped[datetime | None] = mapped_column(index=True)
     reported_at: Mapped[datetime | None]
     last_error: Mapped[str] = mapped_column(Text, default="")
+
+
+class PriorSearch(Base):
+    """The search for the prior of a study, see `store.prior_searches`.
+
+    prior_study_instance_uid: what was chosen. fetched: whether this node fetched it, since nobody had sent it.
+    """
+
+    __tablename__ = "prior_searches"
+    __table_args__ = (
+        UniqueConstraint("study_id"),
+        Index("ix_prior_searches_state_next_attempt_at", "state", "next_attempt_at"),
+    )
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    state: Mapped[PriorState] = mapped_column(_enum(PriorState))
+    prior_study_instance_uid: Mapped[str | None] = mapped_column(UID, index=True)
+    fetched: Mapped[bool] = mapped_column(default=False)
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_attempt_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+    why: Mapped[str] = mapped_column(Text, default="")
 
 
 class Announcement(Base):

@@ -84,5 +84,17 @@ class DeliveryState(enum.StrEnum):
     """The destination takes no objects of this SOP class; another object may stand in. The study goes on."""
 
 
+class PriorState(enum.StrEnum):
+    """Where the search for the prior of a study stands."""
+
+    SEEKING = "seeking"
+    """The query source is to be asked."""
+    FETCHING = "fetching"
+    """The prior is known; it is on its way, or waits to be screened."""
+    REVISING = "revising"
+    """The prior was screened after the study: the study is screened once more, to be compared."""
+    ENDED = "ended"
+
+
 UNDERWAY = (DeliveryState.PENDING, DeliveryState.STORED)
 """States of a delivery that has not ended."""

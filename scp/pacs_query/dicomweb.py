@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -30,6 +31,8 @@ from scp.stow import data_set_at
 
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _PIECE = 256 * 1024
+_PAGE = 1000
+"""Studies in one answer."""
 _AWAY = (429, 502, 503, 504)
 
 
@@ -50,10 +53,7 @@ class DicomwebSource:
     def studies(self, dates: str) -> list[str]:
         """QIDO-RS for CT studies of a range of StudyDate, empty for all; their UIDs. Raises QueryFailed."""
         wanted = {"ModalitiesInStudy": "CT"} | ({"StudyDate": dates} if dates else {})
-        found = self._found(
-            lambda: self._client.search_for_studies(search_filters=wanted, get_remaining=True)
-        )
-        return [str(answer.StudyInstanceUID) for answer in found if answer.get("StudyInstanceUID")]
+        return [str(answer.StudyInstanceUID) for answer in self._studies(wanted, [])]
 
     def series(self, study_instance_uid: str) -> tuple[SeriesStatement, ...]:
         """QIDO-RS for series, with NumberOfSeriesRelatedInstances where the server tells it. Raises QueryFailed."""
@@ -70,15 +70,25 @@ class DicomwebSource:
     def studies_of(self, patient_id: str) -> tuple[StudyStatement, ...]:
         """QIDO-RS for the studies with CT of a patient id. Raises QueryFailed."""
         wanted = {"PatientID": patient_id, "ModalitiesInStudy": "CT"}
-        return tuple(
-            study_statement(answer)
-            for answer in self._found(
-                lambda: self._client.search_for_studies(
-                    search_filters=wanted, fields=list(STUDY_KEYS), get_remaining=True
+        return tuple(study_statement(answer) for answer in self._studies(wanted, list(STUDY_KEYS)))
+
+    def _studies(self, wanted: dict[str, str], fields: list[str]) -> list[Dataset]:
+        """The studies that match, page by page, until a page has nothing new: a server may ignore the offset."""
+        found: dict[str, Dataset] = {}
+        while True:
+            page = self._found(
+                partial(
+                    self._client.search_for_studies,
+                    search_filters=wanted,
+                    fields=fields or None,
+                    limit=_PAGE,
+                    offset=len(found),
                 )
             )
-            if answer.get("StudyInstanceUID")
-        )
+            new = {str(answer.get("StudyInstanceUID") or ""): answer for answer in page}
+            if new.keys() <= found.keys() | {""}:
+                return list(found.values())
+            found |= {uid: answer for uid, answer in new.items() if uid}
 
     def _found(self, ask: Callable[[], list[dict[str, Any]]]) -> list[Dataset]:
         """The matches of a question; none where the server says 404. Raises QueryFailed."""

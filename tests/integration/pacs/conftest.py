@@ -25,6 +25,7 @@ from scp.grounds import Grounds
 from scp.listener import Listener
 from scp.peer import Peer
 from scp.policy import ListenerPolicy
+from scp.receipt import Receiver
 from store.database import Database, open_database
 from store.migrations import upgrade
 
@@ -62,6 +63,8 @@ class Node:
     port: int
     service: CommitmentService
     grounds: Grounds
+    configuration: Configuration
+    receiver: Receiver
 
 
 def now() -> datetime:
@@ -195,7 +198,9 @@ def start_node(tmp_path: Path, node_port: int) -> Iterator[Callable[..., Node]]:
         listener.start()
         started.append((listener, database))
         asking = grounds(configuration, database, listener.receiver, now)
-        return Node(database, tmp_path / "storage", node_port, service, asking)
+        return Node(
+            database, tmp_path / "storage", node_port, service, asking, configuration, listener.receiver
+        )
 
     yield start
     for listener, database in started:

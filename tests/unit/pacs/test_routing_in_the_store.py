@@ -80,6 +80,51 @@ def test_without_rules_nothing_is_restricted(
     assert held is not None and held.routing is None
 
 
+def test_rules_that_match_nothing_screen_the_study_as_without_rules_and_say_so(
+    record: Any, complete: Any, database: Database, clock: Any
+) -> None:
+    record(1)
+    complete(
+        {"name": "heads", "when": {"tags": {"BodyPartExamined": "HEAD"}}, "then": {"priority": "urgent"}}
+    )
+    held = claim(database, clock())
+    assert held is not None and held.routing is not None
+    assert (held.routing.packages, held.routing.destinations, held.priority) == (None, None, Priority.NORMAL)
+    with database.read() as session:
+        assert "rule (no rule): normal" in " ".join(e.what for e in queries.why(session, STUDY).history)
+
+
+def test_a_flood_of_urgent_studies_starves_nobody(
+    record: Any, complete: Any, database: Database, clock: Any
+) -> None:
+    stat = {
+        "name": "stat",
+        "when": {"tags": {"StudyInstanceUID": {"regex": "^1.9"}}},
+        "then": {"priority": "urgent"},
+    }
+    night = {
+        "name": "night",
+        "when": {"tags": {"StudyInstanceUID": "1.7"}},
+        "then": {"priority": "background"},
+    }
+    for study in ("1.7", "1.8"):
+        record(1, at=clock(), study=study, series=f"{study}.1")
+        complete(stat, night)
+    order = []
+    for number in range(32):  # one urgent study every five minutes, and time for one study every five minutes
+        clock.forward(298)
+        record(1, at=clock(), study=f"1.9.{number}", series=f"1.9.{number}.1")
+        complete(stat, night)
+        held = claim(database, clock())
+        assert held is not None
+        with database.write() as session:
+            claims.skip(session, held, why="done", now=clock())
+        order.append(held.study_instance_uid)
+    assert order.index("1.8") <= 3, "a normal study gives way for ten minutes"
+    assert order.index("1.7") <= 25, "a background study for two hours"
+    assert order[0].startswith("1.9")
+
+
 def test_urgent_studies_are_claimed_first_though_they_came_later(
     record: Any, complete: Any, database: Database, clock: Any
 ) -> None:
