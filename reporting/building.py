@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from engine.findings import Findings
 from engine.volume import Volume
+from reporting.collection import collection_paused
 from reporting.context import ObjectKind, ReportContext, ResultObject
 from reporting.equipment import freeze
 from reporting.identity import Identity, identity_of
@@ -25,8 +25,8 @@ from reporting.secondary_capture import secondary_captures
 from reporting.segmentation import lesion_segmentation, lung_segmentation, own_segmentation
 from reporting.segments import LesionSegment, lesion_segments, segment_map
 from reporting.source_images import SourceImages, source_images
-from reporting.structured_report import structured_report
-from reporting.uids import ResultUids, result_uids
+from reporting.structured_report import enhanced_report, structured_report
+from reporting.uids import ResultUids, compared_uids, result_uids
 from reporting.verification import verify_segmentation
 
 DEFAULT_KINDS: tuple[ObjectKind, ...] = ("seg", "gsps", "pm", "sr")
@@ -50,10 +50,29 @@ class _Material:
         """Segment Number of every voxel, uint8 [Z, Y, X]."""
         return segment_map(self.findings, self.segments)
 
+    @cached_property
+    def report(self) -> Dataset:
+        """The SR, which the Enhanced SR repeats."""
+        return structured_report(
+            self.findings,
+            self.volume,
+            self.sources,
+            self.segments,
+            self.own_masks,
+            self.identity,
+            self.uids,
+            self.context,
+        )
+
+    @property
+    def compared_uids(self) -> ResultUids:
+        """The UIDs of objects that show the comparison with an earlier study."""
+        return compared_uids(self.uids, self.context)
+
     def mask(self, kind: ObjectKind, number: int) -> npt.NDArray[np.uint8] | None:
         """What the `number`th object of a kind has to say of every voxel, where it is a Segmentation."""
         if kind == "lung_seg":
-            return self.findings.lung_mask.astype(np.uint8)
+            return self.findings.lung_mask.view(np.uint8)
         if kind != "seg":
             return None
         return next((own.label_map for own in self.own_masks if own.number == number), self.label_map)
@@ -73,22 +92,23 @@ def build(
     identity = identity_of(volume.headers[volume.sources[0].header], context.options.charset)
     uids = result_uids(findings, volume, identity, context)
     segments = lesion_segments(findings, uids, context.options.individual_lesions)
-    material = _Material(
-        findings,
-        volume,
-        context,
-        identity,
-        source_images(volume),
-        segments,
-        own_segmentations(findings, uids),
-        uids,
-    )
-    return tuple(
-        _finished(kind, number, dataset, material)
-        for kind in kinds
-        if kind != "lung_seg" or findings.lung_mask.any()
-        for number, dataset in _datasets(kind, material).items()
-    )
+    with collection_paused():
+        material = _Material(
+            findings,
+            volume,
+            context,
+            identity,
+            source_images(volume),
+            segments,
+            own_segmentations(findings, uids),
+            uids,
+        )
+        return tuple(
+            _finished(kind, number, dataset, material)
+            for kind in kinds
+            if kind != "lung_seg" or findings.lung_mask.any()
+            for number, dataset in _datasets(kind, material).items()
+        )
 
 
 def _datasets(kind: ObjectKind, material: _Material) -> Mapping[int, Dataset]:
@@ -119,12 +139,6 @@ def _seg(m: _Material) -> dict[int, Dataset]:
     return made
 
 
-def _sr(m: _Material, kind: Literal["sr", "sr_enhanced"] = "sr") -> Dataset:
-    return structured_report(
-        kind, m.findings, m.volume, m.sources, m.segments, m.own_masks, m.identity, m.uids, m.context
-    )
-
-
 _BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset | Mapping[int, Dataset]]] = {
     "seg": _seg,
     "lung_seg": lambda m: lung_segmentation(m.findings, m.sources, m.uids, m.context),
@@ -135,11 +149,11 @@ _BUILDERS: Mapping[ObjectKind, Callable[[_Material], Dataset | Mapping[int, Data
     "pm_m3": lambda m: parametric_map(
         location_heatmap(m.findings), m.findings, m.volume, m.sources, m.uids, m.context
     ),
-    "sr": _sr,
-    "sr_enhanced": lambda m: _sr(m, "sr_enhanced"),
+    "sr": lambda m: m.report,
+    "sr_enhanced": lambda m: enhanced_report(m.report, m.uids, m.context),
     "kos": lambda m: key_object_selection(m.findings, m.sources, m.identity, m.uids, m.context),
     "sc": lambda m: dict(
-        enumerate(secondary_captures(m.findings, m.volume, m.sources, m.uids, m.context), 1)
+        enumerate(secondary_captures(m.findings, m.volume, m.sources, m.compared_uids, m.context), 1)
     ),
-    "pdf": lambda m: encapsulated_pdf(m.findings, m.volume, m.sources, m.uids, m.context),
+    "pdf": lambda m: encapsulated_pdf(m.findings, m.volume, m.sources, m.compared_uids, m.context),
 }

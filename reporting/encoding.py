@@ -53,10 +53,9 @@ def _body(dataset: Dataset, charset: Charset, ancestors: list[Dataset]) -> bytes
 
 
 def _element(
-    element: DataElement | RawDataElement, dataset: Dataset, charset: Charset, family: list[Dataset]
+    found: DataElement | RawDataElement, dataset: Dataset, charset: Charset, family: list[Dataset]
 ) -> bytes:
-    if isinstance(element, RawDataElement):
-        element = dataset[element.tag]
+    element = dataset[found.tag] if isinstance(found, RawDataElement) else found
     vr = str(element.VR)
     if vr == "SQ":
         items = cast(Sequence[Dataset], element.value)
@@ -73,7 +72,7 @@ def _element(
     if vr in ("OB", "OW") and type(value) is bytes and len(value) % 2 == 0:
         return _long_header(element.tag >> 16, element.tag & 0xFFFF, vr.encode(), 0, len(value)) + value
     if vr in AMBIGUOUS_VR:
-        element = correct_ambiguous_vr_element(element, dataset, True, family)
+        correct_ambiguous_vr_element(element, dataset, True, family)  # in place
     return _by_pydicom(element, charset)
 
 

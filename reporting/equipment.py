@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from highdicom import AlgorithmIdentificationSequence
+from highdicom import AlgorithmIdentificationSequence, ContributingEquipment
 from highdicom.sr import AlgorithmIdentification, DeviceObserverIdentifyingAttributes, ObserverContext
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -79,7 +79,26 @@ def common_arguments(
         "manufacturer_model_name": MODEL_NAME,
         "software_versions": software_versions(findings, context),
         "device_serial_number": context.station_name,
+        "contributing_equipment": [_processing_algorithm(package, context) for package in findings.packages],
     }
+
+
+def _processing_algorithm(package: PackageReference, context: ReportContext) -> ContributingEquipment:
+    """An algorithm as contributing equipment (PS3.3 C.12.1), as the AI Results profile of IHE wants it.
+
+    The profile's purpose "Processing Algorithm" has no code in CID 7005; "Processing Equipment" is the nearest there.
+    """
+    item = ContributingEquipment(
+        manufacturer=MANUFACTURER,
+        purpose_of_reference=codes.DCM.ProcessingEquipment,
+        manufacturer_model_name=f"{SYSTEM_NAMES[package.system]} ({package.name})"[:64],
+        software_versions=package_version(package)[:64],
+        station_name=context.station_name,
+        contribution_datetime=context.result_time,
+        contribution_description="Processing Algorithm",
+    )
+    item.DeviceUID = derived_uid("algorithm", package.sha256)
+    return item
 
 
 def algorithm_sequence(package: PackageReference) -> AlgorithmIdentificationSequence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
 from pydicom.dataset import Dataset
 
-from engine.findings import Findings
+from engine.findings import Findings, OwnModelFindings
 from reporting.codes import OF_INTEREST
 from reporting.context import ReportContext
 from reporting.equipment import common_arguments, device_observer
@@ -19,9 +19,7 @@ def key_object_selection(
     findings: Findings, sources: SourceImages, identity: Identity, uids: ResultUids, context: ReportContext
 ) -> Dataset:
     """The KOS of the key slices, with the verdicts as its description."""
-    images = list(
-        {str(i.SOPInstanceUID): i for i in (sources.image_of(z) for z in findings.key_slices)}.values()
-    )
+    images = key_images(sources, findings)
     verdicts = (jcs_verdict(findings.jcs), m3lung_verdict(findings.m3lung), agreement(findings))
     words = (*verdicts, *own_model_lines(findings), NOT_VERIFIED)
     content = KeyObjectSelection(
@@ -38,6 +36,12 @@ def key_object_selection(
         requested_procedures=identity.referenced_requests() or None,
         **common_arguments("kos", "AI key slices - NOT VERIFIED", findings, uids, context),
     )
+
+
+def key_images(sources: SourceImages, *found: Findings | OwnModelFindings) -> list[Dataset]:
+    """The images that hold the key slices of all that was found, each once."""
+    images = (sources.image_of(z) for one in found for z in one.key_slices)
+    return list({str(image.SOPInstanceUID): image for image in images}.values())
 
 
 def _name_frames(content: Dataset, findings: Findings, sources: SourceImages) -> None:

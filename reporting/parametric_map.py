@@ -22,6 +22,7 @@ from highdicom.sr import CodedConcept
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from engine.findings import Findings
 from engine.volume import Geometry, Volume
@@ -33,6 +34,8 @@ from reporting.uids import ResultUids
 
 FULL_SCALE = 65535
 """The stored value of 1.0."""
+
+_STEPS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,8 @@ def parametric_map(
     if context.options.parametric_map == "full":
         _order_frames(dataset, volume.geometry)
     dataset.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy()]
+    if context.options.deflated:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     # Laterality is wanted of paired body parts only; without a body part validators assume the worst.
     dataset.BodyPartExamined = "CHEST"
     return dataset
@@ -100,8 +105,7 @@ def _compact_frames(
     return {
         "source_images": _images_of(sources, shown),
         "pixel_array": np.round(heatmap.values[shown] * FULL_SCALE).astype(np.uint16),
-        "real_world_value_mappings": [_mapping(heatmap, (0, FULL_SCALE), 1 / FULL_SCALE)],
-        "voi_lut_transformations": [VOILUTTransformation(FULL_SCALE / 2, float(FULL_SCALE))],
+        **_stored_scale(heatmap),
         "pixel_measures": PixelMeasuresSequence(spacing, geometry.slice_thickness),
         "plane_orientation": PlaneOrientationSequence("PATIENT", [float(v) for v in directions]),
         "plane_positions": [
@@ -111,19 +115,29 @@ def _compact_frames(
 
 
 def _full_frames(heatmap: Heatmap, volume: Volume, sources: SourceImages) -> dict[str, Any]:
-    """float32 frames at the matrix of the CT, one for every slice."""
+    """uint16 frames at the matrix of the CT, one for every slice.
+
+    Interpolated values have no more to say than 256 steps; in steps a deflated file is eight times smaller.
+    """
     rows, columns = volume.shape[1:]
-    values = np.stack(
-        [
-            np.asarray(Image.fromarray(one).resize((columns, rows), Image.Resampling.BILINEAR))
-            for one in heatmap.values
-        ]
-    )
+    values = np.zeros(volume.shape, np.uint16)
+    for z in np.flatnonzero(heatmap.values.any(axis=(1, 2))):
+        enlarged = Image.fromarray(heatmap.values[z]).resize((columns, rows), Image.Resampling.BILINEAR)
+        values[z] = np.round(np.asarray(enlarged) * (_STEPS - 1)).astype(np.uint16) * (
+            FULL_SCALE // (_STEPS - 1)
+        )
     return {
         "source_images": sources.derived_from,
         "pixel_array": sources.as_stored(values),
-        "real_world_value_mappings": [_mapping(heatmap, (0.0, 1.0), 1.0)],
-        "voi_lut_transformations": [VOILUTTransformation(0.5, 1.0)],
+        **_stored_scale(heatmap),
+    }
+
+
+def _stored_scale(heatmap: Heatmap) -> dict[str, Any]:
+    """What stored values mean, and how they are shown."""
+    return {
+        "real_world_value_mappings": [_mapping(heatmap)],
+        "voi_lut_transformations": [VOILUTTransformation(FULL_SCALE / 2, float(FULL_SCALE))],
     }
 
 
@@ -136,8 +150,8 @@ def _order_frames(dataset: Dataset, geometry: Geometry) -> None:
     frames = dataset.PerFrameFunctionalGroupsSequence
     places = np.array([f.PlanePositionSequence[0].ImagePositionPatient for f in frames], dtype=np.float64)
     order = np.argsort(places @ geometry.normal)
-    values = np.frombuffer(dataset.FloatPixelData, np.float32).reshape(len(frames), -1)
-    dataset.FloatPixelData = values[order].tobytes()
+    values = np.frombuffer(dataset.PixelData, np.uint16).reshape(len(frames), -1)
+    dataset.PixelData = values[order].tobytes()
     dataset.PerFrameFunctionalGroupsSequence = [frames[i] for i in order]
     for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
         frame.FrameContentSequence[0].DimensionIndexValues = number
@@ -174,14 +188,21 @@ def _anatomy() -> Dataset:
     return anatomy
 
 
-def _mapping(heatmap: Heatmap, stored: tuple[float, float], slope: float) -> RealWorldValueMapping:
+class _Mapping(RealWorldValueMapping):
+    """A mapping with a short name: highdicom formats it for each frame, for a log that nobody reads."""
+
+    def __str__(self) -> str:
+        return str(self.LUTLabel)
+
+
+def _mapping(heatmap: Heatmap) -> RealWorldValueMapping:
     """Stored values to 0..1."""
-    return RealWorldValueMapping(
+    return _Mapping(
         lut_label=heatmap.quantity.value,
         lut_explanation=f"{heatmap.name} map, 0 to 1"[:64],
         unit=NO_UNITS,
-        value_range=stored,
-        slope=slope,
+        value_range=(0, FULL_SCALE),
+        slope=1 / FULL_SCALE,
         intercept=0.0,
         quantity_definition=heatmap.quantity,
     )

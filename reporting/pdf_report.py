@@ -33,6 +33,7 @@ from reporting.wording import (
     lesion_summary,
     m3lung_verdict,
     own_model_lines,
+    prior_lines,
 )
 
 TITLE = "Chest CT screening for pneumonia"
@@ -48,6 +49,7 @@ def encapsulated_pdf(
     """The PDF report wrapped as a DICOM document of the study."""
     document = render_pdf(findings, volume, context)
     arguments = common_arguments("pdf", DESCRIPTION, findings, uids, context)
+    algorithms = arguments.pop("contributing_equipment")  # which the base class of highdicom does not know
     dataset = SOPClass(
         study_instance_uid=sources.images[0].StudyInstanceUID,
         sop_class_uid=EncapsulatedPDFStorage,
@@ -55,6 +57,7 @@ def encapsulated_pdf(
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **arguments,
     )
+    dataset.ContributingEquipmentSequence = algorithms
     dataset.ConversionType = "WSD"
     dataset.BurnedInAnnotation = "NO"
     dataset.AcquisitionDateTime = ""
@@ -64,7 +67,7 @@ def encapsulated_pdf(
     dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
     dataset.EncapsulatedDocumentLength = len(document)
     dataset.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
-    dataset.SourceInstanceSequence = Sequence(sources.references())
+    dataset.SourceInstanceSequence = Sequence(sources.references)
     return dataset
 
 
@@ -85,6 +88,7 @@ def render_pdf(findings: Findings, volume: Volume, context: ReportContext) -> by
         Spacer(0, 3 * mm),
         Paragraph(agreement(findings), alarm if findings.discordant else styles["Normal"]),
         Paragraph(lesion_summary(findings), styles["Normal"]),
+        *(Paragraph(line, styles["Normal"]) for line in _compared(findings, context)),
         *(Paragraph(escape(line), styles["Normal"]) for line in own_model_lines(findings)),
         Spacer(0, 3 * mm),
     ]
@@ -98,6 +102,10 @@ def render_pdf(findings: Findings, volume: Volume, context: ReportContext) -> by
         story
     )
     return buffer.getvalue()
+
+
+def _compared(findings: Findings, context: ReportContext) -> list[str]:
+    return prior_lines(context.prior, findings) if context.prior is not None else []
 
 
 def _probabilities(findings: Findings) -> Table:

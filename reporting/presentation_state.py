@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from highdicom import ModalityLUTTransformation
 from highdicom.color import CIELabColor
 from highdicom.pr import (
     AnnotationUnitsValues,
     GraphicAnnotation,
     GraphicLayer,
-    GraphicObject,
-    GraphicTypeValues,
     GrayscaleSoftcopyPresentationState,
     SoftcopyVOILUTTransformation,
     TextJustificationValues,
     TextObject,
 )
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from engine.findings import Findings
 from engine.volume import Volume
@@ -52,6 +53,18 @@ M3LUNG_COLOR = (0, 200, 255)
 TEXT_COLOR = (255, 255, 0)
 _TEXT_BOX = (0.02, 0.80, 0.98, 0.98)
 
+_NUMBER_OF_POINTS = Tag("NumberOfGraphicPoints")
+_GRAPHIC_DATA = Tag("GraphicData")
+_CLOSED_POLYLINE = {
+    Tag(keyword): DataElement(Tag(keyword), vr, value)
+    for keyword, vr, value in (
+        ("GraphicAnnotationUnits", "CS", "PIXEL"),
+        ("GraphicDimensions", "US", 2),
+        ("GraphicType", "CS", "POLYLINE"),
+        ("GraphicFilled", "CS", "N"),
+    )
+}
+
 
 @dataclass(frozen=True, eq=False)
 class _ContourLayer:
@@ -66,20 +79,20 @@ def presentation_state(
     text_layer = GraphicLayer("VERDICT", 3, "Verdicts of both systems", CIELabColor.from_rgb(*TEXT_COLOR))
     layers, simplification = _contour_layers(findings, volume)
     text = _text(findings, simplification)
-    annotations = [_text_annotation(text, text_layer, group) for group in _text_groups(sources)]
-    for layer in layers:
-        annotations += _contour_annotations(layer, sources)
+    texts = [_text_annotation(text, text_layer, group) for group in _text_groups(sources)]
+    contours = [annotation for layer in layers for annotation in _contour_annotations(layer, sources)]
     center, width = LUNG_WINDOW
     dataset = GrayscaleSoftcopyPresentationState(
         referenced_images=sources.images,
         content_label="AI_HEATMAP",
         content_description=DESCRIPTION,
-        graphic_annotations=annotations,
+        graphic_annotations=texts,
         graphic_layers=[text_layer, *(layer.layer for layer in layers if layer.contours)],
         modality_lut_transformation=_modality_lut(volume),
         voi_lut_transformations=[SoftcopyVOILUTTransformation([center], [width], ["LUNG"])],
         **common_arguments("gsps", DESCRIPTION, findings, uids, context),
     )
+    dataset.GraphicAnnotationSequence.extend(contours)
     dataset.BodyPartExamined = "CHEST"
     return dataset
 
@@ -134,21 +147,33 @@ def _text_annotation(text: str, layer: GraphicLayer, images: tuple[Dataset, ...]
     return GraphicAnnotation(images, layer, text_objects=[item])
 
 
-def _contour_annotations(layer: _ContourLayer, sources: SourceImages) -> list[GraphicAnnotation]:
-    """One annotation per slice with contours."""
-    by_slice: dict[int, list[GraphicObject]] = {}
+def _contour_annotations(layer: _ContourLayer, sources: SourceImages) -> list[Dataset]:
+    """One annotation per slice with contours (PS3.3 C.10.5)."""
+    by_slice: dict[int, list[Dataset]] = {}
     for contour in layer.contours:
-        line = GraphicObject(GraphicTypeValues.POLYLINE, contour.points, AnnotationUnitsValues.PIXEL)
-        by_slice.setdefault(contour.z, []).append(line)
-    return [
-        GraphicAnnotation(
-            [sources.image_of(z)],
-            layer.layer,
-            referenced_frame_number=sources.frame_of(z),
-            graphic_objects=lines,
-        )
-        for z, lines in sorted(by_slice.items())
-    ]
+        by_slice.setdefault(contour.z, []).append(_polyline(contour))
+    return [_annotation(z, layer, lines, sources) for z, lines in sorted(by_slice.items())]
+
+
+def _annotation(z: int, layer: _ContourLayer, lines: list[Dataset], sources: SourceImages) -> Dataset:
+    annotation = Dataset()
+    annotation.ReferencedImageSequence = [sources.reference_of(z)]
+    annotation.GraphicLayer = layer.layer.GraphicLayer
+    annotation.GraphicObjectSequence = lines
+    return annotation
+
+
+def _polyline(contour: Contour) -> Dataset:
+    """A graphic object (PS3.3 C.10.5.1.2).
+
+    A study has a thousand of them with tens of thousands of coordinates, and highdicom's own class looks at each
+    coordinate several times; so the elements that are always the same are made once, and the coordinates go in as they
+    are.
+    """
+    points = contour.points.astype(np.float32).ravel().tolist()
+    count = DataElement(_NUMBER_OF_POINTS, "US", len(contour.points))
+    data = DataElement(_GRAPHIC_DATA, "FL", points, already_converted=True)
+    return Dataset({**_CLOSED_POLYLINE, _NUMBER_OF_POINTS: count, _GRAPHIC_DATA: data})
 
 
 def _modality_lut(volume: Volume) -> ModalityLUTTransformation | None:

@@ -17,6 +17,7 @@ from engine.findings import Findings, PneumoniaClass
 from engine.volume import Geometry, Volume
 from reporting.contours import iso_contours
 from reporting.presentation_state import JCS_COLOR, LEVELS, LUNG_WINDOW, M3LUNG_COLOR
+from reporting.priors import PriorComparison
 from reporting.segmentation import LESION_COLOR
 from reporting.wording import (
     CLASS_NAMES,
@@ -28,6 +29,7 @@ from reporting.wording import (
     lesion_summary,
     m3lung_verdict,
     own_model_lines,
+    prior_lines,
 )
 
 Pixels = npt.NDArray[np.uint8]
@@ -46,10 +48,10 @@ _ALARM = (255, 90, 80)
 _GRID = (60, 66, 74)
 
 
-def render_overview(findings: Findings, volume: Volume) -> Image.Image:
+def render_overview(findings: Findings, volume: Volume, prior: PriorComparison | None = None) -> Image.Image:
     """The page and the four slices that show most, one RGB picture of 2048 x 1024 pixels."""
     overview = Image.new("RGB", (2 * PAGE_SIZE, PAGE_SIZE), _BACKGROUND)
-    overview.paste(render_page(findings, volume), (0, 0))
+    overview.paste(render_page(findings, volume, prior), (0, 0))
     for i, z in enumerate(summary_slices(findings, limit=4)):
         place = (PAGE_SIZE + (i % 2) * SLICE_SIZE, (i // 2) * SLICE_SIZE)
         overview.paste(render_slice(findings, volume, z), place)
@@ -117,8 +119,11 @@ def _direction(vector: npt.NDArray[np.float64]) -> str:
     return ("LPH" if vector[axis] > 0 else "RAF")[axis]
 
 
-def render_page(findings: Findings, volume: Volume) -> Image.Image:
-    """The summary page, RGB of 1024 x 1024: both verdicts, how they came about, lesions, who says so."""
+def render_page(findings: Findings, volume: Volume, prior: PriorComparison | None = None) -> Image.Image:
+    """The summary page, RGB of 1024 x 1024: both verdicts, how they came about, lesions, who says so.
+
+    prior: an earlier screening to compare with, if there is one.
+    """
     page = Image.new("RGB", (PAGE_SIZE, PAGE_SIZE), _BACKGROUND)
     draw = ImageDraw.Draw(page)
     draw.text((32, 24), "Chest CT screening for pneumonia", _TEXT, _font(30))
@@ -131,7 +136,8 @@ def render_page(findings: Findings, volume: Volume) -> Image.Image:
     _m3lung_box(draw, m3lung, findings)
     y = 554
     y = _paragraph(draw, _Box(32, y, 960, 0), agreement(findings), _ALARM if findings.discordant else _TEXT)
-    for line in (lesion_summary(findings), *own_model_lines(findings)[:MOST_OWN_LINES]):
+    compared = prior_lines(prior, findings) if prior is not None else []
+    for line in (lesion_summary(findings), *compared, *own_model_lines(findings)[:MOST_OWN_LINES]):
         y = _paragraph(draw, _Box(32, y, 960, 0), line, _TEXT)
     y += 10
     _projections(page, _Box(32, y, 600, 954 - y), findings, volume)

@@ -30,7 +30,9 @@ def secondary_captures(
     """The summary series: instance 1 is the page, the others are slices in their order."""
     shown = summary_slices(findings)
     _, right, _, bottom = orientation_letters(volume.geometry)
-    page = _capture(render_page(findings, volume), 1, shown, (), findings, sources, uids, context)
+    page = _capture(
+        render_page(findings, volume, context.prior), 1, shown, (), findings, sources, uids, context
+    )
     slices = (
         _capture(
             render_slice(findings, volume, z), 2 + i, [z], (right, bottom), findings, sources, uids, context
@@ -64,15 +66,5 @@ def _capture(
     dataset.ConversionType = "WSD"
     dataset.BurnedInAnnotation = "NO"
     dataset.BodyPartExamined = "CHEST"
-    dataset.SourceImageSequence = Sequence(_reference(sources, z) for z in shown)
+    dataset.SourceImageSequence = Sequence(sources.reference_of(z) for z in shown)
     return dataset
-
-
-def _reference(sources: SourceImages, z: int) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = sources.slices[z].sop_class_uid
-    reference.ReferencedSOPInstanceUID = sources.slices[z].sop_instance_uid
-    frame = sources.frame_of(z)
-    if frame is not None:
-        reference.ReferencedFrameNumber = frame
-    return reference

@@ -65,7 +65,7 @@ def lung_segmentation(
     description = _description(
         1, "Lungs", (ANATOMICAL_STRUCTURE, LUNG), findings.m3lung.package, LUNG_COLOR, tracking=tracking
     )
-    mask = findings.lung_mask.astype(np.uint8)
+    mask = findings.lung_mask.view(np.uint8)
     return _segmentation(
         "lung_seg", "AI lungs - NOT VERIFIED", mask, [description], findings, sources, uids, context
     )

@@ -62,8 +62,17 @@ def _segment(number: int, label: str, lesions: tuple[Lesion, ...], uids: ResultU
 def segment_map(findings: Findings, segments: tuple[LesionSegment, ...]) -> npt.NDArray[np.uint8]:
     """uint8 [Z, Y, X]: 0 background, else the Segment Number of each voxel."""
     numbers = {lesion.label: segment.number for segment in segments for lesion in segment.lesions}
-    if all(label == number for label, number in numbers.items()):
-        return findings.lesion_labels.astype(np.uint8)
-    table = np.zeros(max(numbers) + 1, np.uint8)
+    table = np.zeros(max(numbers, default=0) + 1, np.uint8)
     table[list(numbers)] = list(numbers.values())
-    return np.asarray(table[findings.lesion_labels], dtype=np.uint8)
+    plain = np.array_equal(table, np.arange(len(table)))
+    labels = np.zeros(findings.lesion_labels.shape, np.uint8)
+    # Slices without a lesion, mostly the greater part, are never touched: that keeps their memory unused too.
+    for z in slices_with_labels(findings.lesion_labels):
+        labels[z] = findings.lesion_labels[z] if plain else table[findings.lesion_labels[z]]
+    return labels
+
+
+def slices_with_labels(labels: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.intp]:
+    """Indices of the slices of labels [Z, Y, X] that are not 0 everywhere."""
+    # The largest value of a row is found many times faster than whether any value is true.
+    return np.flatnonzero(labels.reshape(len(labels), -1).max(axis=1))

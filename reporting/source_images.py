@@ -16,12 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.valuerep import format_number_as_ds
 
 from engine.volume import Geometry, SourceSlice, Volume
 from reporting.identity import TYPE_2
 
 T = TypeVar("T", bound=np.generic)
+
+_SOP_INSTANCE_UID = Tag("SOPInstanceUID")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,15 @@ class SourceImages:
         frame = self.frame_of(z)
         return None if frame is None else [frame]
 
+    def reference_of(self, z: int) -> Dataset:
+        """A reference to slice `z`: to its image, and to its frame where the image has several."""
+        frame = self.frame_of(z)
+        if frame is None:
+            return self.references[z]
+        reference = _reference(self.image_of(z))
+        reference.ReferencedFrameNumber = frame
+        return reference
+
     def as_stored(self, slices: npt.NDArray[T]) -> npt.NDArray[T]:
         """An array [Z, ...] in the order of `derived_from`: of the frames of a multi-frame image, else unchanged.
 
@@ -87,13 +99,14 @@ class SourceImages:
                     source.ReferencedSOPInstanceUID = slice_.sop_instance_uid
                     source.ReferencedFrameNumber = slice_.frame_number
         for series in dataset.get("ReferencedSeriesSequence", ()):
-            series.ReferencedInstanceSequence = self.references()
+            series.ReferencedInstanceSequence = self.references
         if "SourceImageSequence" in dataset:
-            dataset.SourceImageSequence = self.references()
+            dataset.SourceImageSequence = self.references
 
-    def references(self) -> list[Dataset]:
-        """One reference to each source instance (PS3.3 table 10-11)."""
-        return [_reference(image) for image in self.images]
+    @cached_property
+    def references(self) -> tuple[Dataset, ...]:
+        """One reference to each source instance (PS3.3 table 10-11), the same for all objects that have them."""
+        return tuple(_reference(image) for image in self.images)
 
 
 def _reference(image: Dataset) -> Dataset:
@@ -122,10 +135,9 @@ def plane_position(position: npt.NDArray[np.float64]) -> list[str]:
 
 
 def _single_frame(volume: Volume, z: int, shared: Dataset) -> Dataset:
-    image = Dataset()
-    image.update(shared)
+    image = Dataset(dict(shared.items()))
     # Added as a new element: assigning would change the one that all images share.
-    image.add_new("SOPInstanceUID", "UI", volume.sources[z].sop_instance_uid)
+    image.add_new(_SOP_INSTANCE_UID, "UI", volume.sources[z].sop_instance_uid)
     image.add(volume.header_of(z)["ImagePositionPatient"])
     return image
 

@@ -7,12 +7,11 @@ UNVERIFIED, and every group names the algorithm that it came from (TID 4019).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from highdicom.sr import (
     CodedConcept,
     Comprehensive3DSR,
-    EnhancedSR,
     FindingSite,
     Measurement,
     MeasurementReport,
@@ -27,15 +26,19 @@ from highdicom.sr import (
     TrackingIdentifier,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
-from pydicom.dataset import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
+from pydicom.uid import EnhancedSRStorage, SegmentationStorage
 
-from engine.findings import Findings, OwnModelFindings, PackageReference, PneumoniaClass
+from engine.findings import Findings, OwnModelFindings, PneumoniaClass
 from engine.volume import Volume
 from reporting import codes as coded
-from reporting.context import PredecessorReport, ReportContext
-from reporting.equipment import algorithm_content, common_arguments, device_observer
+from reporting.comparison import comparison_group, report_reference
+from reporting.context import ReportContext
+from reporting.equipment import SERIES_NUMBER, algorithm_content, common_arguments, device_observer
 from reporting.identity import Identity
+from reporting.key_objects import key_images
+from reporting.location import Place, lung_extent, place_of
 from reporting.own_models import OwnSegmentation, own_model_groups
 from reporting.segments import LesionSegment
 from reporting.source_images import SourceImages
@@ -50,14 +53,15 @@ from reporting.wording import (
     own_model_lines,
 )
 
+Group = TypeVar(
+    "Group", MeasurementsAndQualitativeEvaluations, VolumetricROIMeasurementsAndQualitativeEvaluations
+)
+
 LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"
 """Supplement 243; not yet in pydicom's dictionary."""
 
-SR_CLASSES: dict[str, type[Dataset]] = {"sr": Comprehensive3DSR, "sr_enhanced": EnhancedSR}
-
 
 def structured_report(
-    kind: Literal["sr", "sr_enhanced"],
     findings: Findings,
     volume: Volume,
     sources: SourceImages,
@@ -67,7 +71,7 @@ def structured_report(
     uids: ResultUids,
     context: ReportContext,
 ) -> Dataset:
-    """The SR of a study, of the class that `kind` names."""
+    """The Comprehensive 3D SR of a study."""
     own = report_uids(uids, context)
     lesions = _segmentation_reference(volume, uids, context) if segments else None
     masks = {m.number: _segmentation_reference(volume, uids, context, m.kind, m.number) for m in own_masks}
@@ -76,9 +80,11 @@ def structured_report(
         _m3lung_group(findings, sources, uids),
         *(_class_group(findings, c, uids) for c in PneumoniaClass),
         _lung_group(findings, volume, sources, uids, context),
-        *(_lesion_group(s, lesions, volume, findings.jcs.package) for s in segments if lesions is not None),
+        *(_lesion_groups(findings, segments, lesions, volume) if lesions is not None else ()),
         *_own_model_groups(findings, volume, sources, own_masks, masks, uids),
+        *([comparison_group(context.prior, findings, uids)] if context.prior else []),
     ]
+    prior = context.prior.report if context.prior else None
     content = MeasurementReport(
         title=coded.IMAGING_MEASUREMENT_REPORT,
         observation_context=ObservationContext(observer_device_context=device_observer(context)),
@@ -86,16 +92,50 @@ def structured_report(
         imaging_measurements=groups,
     )
     requests = identity.referenced_requests()
-    return SR_CLASSES[kind](
-        evidence=[*sources.images, *([lesions] if lesions is not None else []), *masks.values()],
+    dataset = Comprehensive3DSR(
+        evidence=[
+            *key_images(sources, findings, *findings.own_models),
+            *([lesions] if lesions is not None else []),
+            *masks.values(),
+            *([report_reference(prior)] if prior else []),
+        ],
         content=content[0],
         is_complete=True,
         is_final=False,
         is_verified=False,
         requested_procedures=requests or None,
-        previous_versions=[_predecessor(context.predecessor)] if context.predecessor else None,
-        **common_arguments(kind, "AI report - NOT VERIFIED", findings, own, context, context.revision),
+        previous_versions=[report_reference(context.predecessor)] if context.predecessor else None,
+        **common_arguments("sr", "AI report - NOT VERIFIED", findings, own, context, context.revision),
     )
+    _name_all_evidence(dataset, volume, sources)
+    return dataset
+
+
+def enhanced_report(report: Dataset, uids: ResultUids, context: ReportContext) -> Dataset:
+    """The same document as Enhanced SR, in a series of its own; whatever the content uses is legal in both classes."""
+    own = report_uids(uids, context)
+    enhanced = Dataset(dict(report.items()))
+    for keyword, vr, value in (
+        ("SOPClassUID", "UI", EnhancedSRStorage),
+        ("SOPInstanceUID", "UI", own.instance("sr_enhanced", context.revision)),
+        ("SeriesInstanceUID", "UI", own.series("sr_enhanced")),
+        ("SeriesNumber", "IS", SERIES_NUMBER["sr_enhanced"]),
+    ):
+        # Added as new elements: assigning would change those of the other report.
+        enhanced.add_new(Tag(keyword), vr, value)
+    enhanced.file_meta = FileMetaDataset()
+    enhanced.file_meta.update(report.file_meta)
+    enhanced.file_meta.add_new(Tag("MediaStorageSOPClassUID"), "UI", enhanced.SOPClassUID)
+    enhanced.file_meta.add_new(Tag("MediaStorageSOPInstanceUID"), "UI", enhanced.SOPInstanceUID)
+    return enhanced
+
+
+def _name_all_evidence(dataset: Dataset, volume: Volume, sources: SourceImages) -> None:
+    """The report rests on all images of the series, not only on those that its content refers to."""
+    for study in dataset.CurrentRequestedProcedureEvidenceSequence:
+        for series in study.ReferencedSeriesSequence:
+            if series.SeriesInstanceUID == volume.series_instance_uid:
+                series.ReferencedSOPSequence = sources.references
 
 
 def _jcs_group(
@@ -183,29 +223,47 @@ def _lung_group(
     return _with_comments(group, comments)
 
 
-def _lesion_group(
-    segment: LesionSegment, lesions: Dataset, volume: Volume, package: PackageReference
-) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """One segment of the SEG with its measurements (TID 1411)."""
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.tracking_id),
-        referenced_segment=ReferencedSegment(
-            sop_class_uid=lesions.SOPClassUID,
-            sop_instance_uid=lesions.SOPInstanceUID,
-            segment_number=segment.number,
-            source_series=SourceSeriesForSegmentation(volume.series_instance_uid),
-        ),
-        finding_type=coded.LESION,
-        algorithm_id=algorithm_content(package),
-        finding_sites=[FindingSite(coded.LUNG)],
-        measurements=[
-            Measurement(coded.VOLUME, round(segment.volume_ml, 3), coded.MILLILITER),
-            Measurement(
-                coded.ATTENUATION, round(segment.mean_hu, 1), coded.HOUNSFIELD, derivation=coded.MEAN
+def _lesion_groups(
+    findings: Findings, segments: tuple[LesionSegment, ...], lesions: Dataset, volume: Volume
+) -> Iterator[VolumetricROIMeasurementsAndQualitativeEvaluations]:
+    """Each segment of the SEG with its measurements (TID 1411)."""
+    lungs = lung_extent(findings, volume)
+    for segment in segments:
+        place = place_of(segment.lesions, lungs)
+        group = VolumetricROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.tracking_id),
+            referenced_segment=ReferencedSegment(
+                sop_class_uid=lesions.SOPClassUID,
+                sop_instance_uid=lesions.SOPInstanceUID,
+                segment_number=segment.number,
+                source_series=SourceSeriesForSegmentation(volume.series_instance_uid),
             ),
-            Measurement(coded.LESION_COUNT, len(segment.lesions), coded.NO_UNITS),
-        ],
-    )
+            finding_type=coded.LESION,
+            algorithm_id=algorithm_content(findings.jcs.package),
+            finding_sites=[_site(place)],
+            measurements=_lesion_measurements(segment, findings),
+        )
+        yield group if place is None else _with_comments(group, (f"Place: {place.words}",))
+
+
+def _site(place: Place | None) -> FindingSite:
+    """The lung, with side and height as far as they are known; the middle third has no code of its own."""
+    if place is None:
+        return FindingSite(coded.LUNG)
+    side = {"right": coded.RIGHT, "left": coded.LEFT, None: None}[place.side]
+    height = {"upper": coded.SUPERIOR, "middle": None, "lower": coded.INFERIOR}[place.third]
+    return FindingSite(coded.LUNG, laterality=side, topographical_modifier=height)
+
+
+def _lesion_measurements(segment: LesionSegment, findings: Findings) -> list[Measurement]:
+    volume, lungs = segment.volume_ml, findings.lung_volume_ml
+    share = [Measurement(coded.LUNG_SHARE, round(volume / lungs * 100, 3), coded.PERCENT)] if lungs else []
+    return [
+        Measurement(coded.VOLUME, round(volume, 3), coded.MILLILITER),
+        *share,
+        Measurement(coded.ATTENUATION, round(segment.mean_hu, 1), coded.HOUNSFIELD, derivation=coded.MEAN),
+        Measurement(coded.LESION_COUNT, len(segment.lesions), coded.NO_UNITS),
+    ]
 
 
 def _own_model_groups(
@@ -231,9 +289,7 @@ def _own_model_groups(
         )
 
 
-def _with_comments(
-    group: MeasurementsAndQualitativeEvaluations, comments: Sequence[str]
-) -> MeasurementsAndQualitativeEvaluations:
+def _with_comments(group: Group, comments: Sequence[str]) -> Group:
     for comment in comments:
         group[0].ContentSequence.append(
             TextContentItem(coded.COMMENT, comment, RelationshipTypeValues.CONTAINS)
@@ -266,13 +322,4 @@ def _segmentation_reference(
     reference.SOPInstanceUID = uids.instance(kind, number)
     reference.SeriesInstanceUID = uids.series(kind)
     reference.StudyInstanceUID = volume.study_instance_uid
-    return reference
-
-
-def _predecessor(predecessor: PredecessorReport) -> Dataset:
-    reference = Dataset()
-    reference.SOPClassUID = predecessor.sop_class_uid
-    reference.SOPInstanceUID = predecessor.sop_instance_uid
-    reference.SeriesInstanceUID = predecessor.series_instance_uid
-    reference.StudyInstanceUID = predecessor.study_instance_uid
     return reference

@@ -16,8 +16,12 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from engine.volume import Volume
+from reporting.segments import slices_with_labels
 
 CENTROID_TOLERANCE_MM = 0.5
+
+_Positions = dict[tuple[str, int | None], npt.NDArray[np.float64]]
+"""Where frames lie, by the source instance and frame that they name."""
 
 
 class VerificationError(Exception):
@@ -38,15 +42,22 @@ def verify_segmentation(encoded: bytes, label_map: npt.NDArray[np.uint8], volume
 
 def _verify(encoded: bytes, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
     segmentation = hd.seg.Segmentation.from_dataset(pydicom.dcmread(io.BytesIO(encoded)), copy=False)
-    stored = _label_map_of(segmentation, volume)
-    if not np.array_equal(stored, label_map):
-        wrong = int(np.count_nonzero(stored != label_map))
+    positions = _positions_by_source(segmentation)
+    with_mask = slices_with_labels(label_map)
+    # A slice that neither the mask nor any frame of the object knows is empty in both.
+    named = [z for z, s in enumerate(volume.sources) if (s.sop_instance_uid, s.frame_number) in positions]
+    shown = np.union1d(with_mask, np.array(named, dtype=np.intp))
+    stored = _label_map_of(segmentation, volume, shown)
+    if not np.array_equal(stored, label_map[shown]):
+        wrong = int(np.count_nonzero(stored != label_map[shown]))
         raise VerificationError(f"the SEG read back differs from the mask in {wrong} voxels; it is not sent")
-    _compare_centroids(segmentation, label_map, volume)
+    _compare_centroids(segmentation, label_map, with_mask, positions, volume)
 
 
-def _label_map_of(segmentation: hd.seg.Segmentation, volume: Volume) -> npt.NDArray[np.uint8]:
-    """The label map uint8 [Z, Y, X] in the order of the volume, looked up by source image."""
+def _label_map_of(
+    segmentation: hd.seg.Segmentation, volume: Volume, shown: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint8]:
+    """The label map uint8 [N, Y, X] of the N slices `shown` of the volume, looked up by source image."""
     how: dict[str, Any] = {
         "combine_segments": True,
         "ignore_spatial_locations": True,
@@ -54,24 +65,30 @@ def _label_map_of(segmentation: hd.seg.Segmentation, volume: Volume) -> npt.NDAr
         "skip_overlap_checks": True,
         "dtype": np.uint8,
     }
-    if volume.sources[0].frame_number is None:
-        uids = [s.sop_instance_uid for s in volume.sources]
+    sources = [volume.sources[z] for z in shown]
+    if sources[0].frame_number is None:
+        uids = [s.sop_instance_uid for s in sources]
         return np.asarray(segmentation.get_pixels_by_source_instance(uids, **how))
-    stored = np.zeros(volume.shape, np.uint8)
-    for uid in {s.sop_instance_uid for s in volume.sources}:
-        own = [z for z, s in enumerate(volume.sources) if s.sop_instance_uid == uid]
-        frames = [volume.sources[z].frame_number or 1 for z in own]
+    stored = np.zeros((len(shown), *volume.shape[1:]), np.uint8)
+    for uid in {s.sop_instance_uid for s in sources}:
+        own = [i for i, s in enumerate(sources) if s.sop_instance_uid == uid]
+        frames = [sources[i].frame_number or 1 for i in own]
         stored[own] = segmentation.get_pixels_by_source_frame(uid, frames, **how)
     return stored
 
 
-def _compare_centroids(segmentation: Dataset, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
+def _compare_centroids(
+    segmentation: Dataset,
+    label_map: npt.NDArray[np.uint8],
+    with_mask: npt.NDArray[np.intp],
+    positions: _Positions,
+    volume: Volume,
+) -> None:
     """The centroid of every slice's mask, in patient coordinates: of the object's own geometry, and of the volume's."""
     shared = segmentation.SharedFunctionalGroupsSequence[0]
     directions = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=np.float64)
     spacing = [float(v) for v in shared.PixelMeasuresSequence[0].PixelSpacing]
-    positions = _positions_by_source(segmentation)
-    for z in np.flatnonzero(label_map.any(axis=(1, 2))):
+    for z in with_mask:
         row, column = _centroid(label_map[z] > 0)
         source = volume.sources[z]
         position = positions[source.sop_instance_uid, source.frame_number]
@@ -92,7 +109,7 @@ def _centroid(mask: npt.NDArray[np.bool_]) -> tuple[float, float]:
     return float(row), float(along_columns @ np.arange(len(along_columns)) / count)
 
 
-def _positions_by_source(segmentation: Dataset) -> dict[tuple[str, int | None], npt.NDArray[np.float64]]:
+def _positions_by_source(segmentation: Dataset) -> _Positions:
     """ImagePositionPatient of the frames, by the source instance and frame that they name."""
     positions = {}
     for frame in segmentation.PerFrameFunctionalGroupsSequence:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from engine.findings import Findings, JCSFindings, M3LungFindings, PneumoniaClass
 from engine.own_model.wording import own_model_verdict
+from reporting.priors import PriorComparison
 
 NOT_VERIFIED = "NOT VERIFIED - AI generated, for research and screening, not a diagnosis"
 
@@ -84,3 +85,27 @@ def lesion_summary(findings: Findings) -> str:
         f"{count} {noun}, {findings.lesion_volume_ml:.1f} ml, "
         f"{findings.lung_involvement_percent:.1f} % of the lungs. {lung}."
     )
+
+
+def prior_lines(prior: PriorComparison, findings: Findings) -> list[str]:
+    """The comparison with an earlier screening: what was measured then and now, what was said, and what limits it."""
+    lines = [
+        f"Compared with the study of {prior.study_date:%Y-%m-%d} ({_days(prior.days_between)} before): "
+        f"lesions {prior.lesion_volume_ml:.1f} ml then, {findings.lesion_volume_ml:.1f} ml now "
+        f"({prior.lesion_volume_change_ml(findings):+.1f} ml); lung involvement "
+        f"{prior.lung_involvement_percent:.1f} % then, {findings.lung_involvement_percent:.1f} % now "
+        f"({prior.involvement_change_points(findings):+.1f} points).",
+        f"JCS: {_jcs_word(prior.jcs_positive)} then, {_jcs_word(findings.jcs.positive)} now. "
+        f"M3Lung-Sys: {CLASS_NAMES[prior.m3lung_label]} then, {CLASS_NAMES[findings.m3lung.label]} now.",
+    ]
+    if not prior.same_packages(findings):
+        lines.append("Other model packages were used then; a part of the change may be theirs.")
+    return lines
+
+
+def _days(count: int) -> str:
+    return "1 day" if count == 1 else f"{count} days"
+
+
+def _jcs_word(positive: bool) -> str:
+    return "COVID-19 pattern" if positive else "no COVID-19 pattern"

@@ -35,7 +35,7 @@ from engine.volume import Volume
 from reporting import ReportContext, ReportOptions, build
 from reporting.phantom_case import PhantomCase, make_case
 
-pytestmark = [pytest.mark.slow, pytest.mark.orthanc, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.orthanc, pytest.mark.timeout(900)]
 
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 CASE = PhantomCase(slices=24, matrix=128, lesion_slices=20, lesions=2, step=8.0)
@@ -188,7 +188,7 @@ def study(orthanc: str) -> tuple[Findings, Volume]:
         datetime(2026, 1, 2, 12),
         settings_hash="0",
         software_version="0",
-        options=ReportOptions(parametric_map="full"),
+        options=ReportOptions(parametric_map="full", deflated=True),
     )
     files = [ct_file(volume, z) for z in range(len(volume.sources))]
     files += [result.encoded for result in build(findings, volume, context, ("seg", "pm"))]
@@ -290,6 +290,7 @@ def test_segmentation_lies_over_the_lesion(page, study: tuple[Findings, Volume],
     assert np.abs(center - expected).max() < 1.5 / CASE.matrix
 
 
+@pytest.mark.slow
 def test_parametric_map_lies_over_the_lesion(page, study: tuple[Findings, Volume], tmp_path: Path) -> None:
     """The slice is told by the CT under the map, not by the viewer's words: the halves show different lesions."""
     findings, _ = study
