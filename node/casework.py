@@ -91,6 +91,11 @@ class Casework:
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def equipment(self) -> str:
+        """The model packages in words, with the beginnings of their hashes."""
+        return ", ".join(f"{p.name} {p.version} ({p.sha256[:12]})" for p in self.executor.packages)
+
     def work(
         self,
         paths: Iterable[Path],

@@ -100,6 +100,7 @@ class ListenerConfiguration(_Section):
     ae_title: AETitle = "LUNGNODE"
     host: str = Field(default="127.0.0.1", min_length=1)
     port: Port = 11112
+    share_port: bool = False
     require_called_ae: bool = True
     allowed: Annotated[tuple[AllowedPeerConfiguration, ...], AfterValidator(_not_empty)] = (
         AllowedPeerConfiguration(network="127.0.0.0/8"),
@@ -248,6 +249,7 @@ class WorkerConfiguration(_Section):
     lease_seconds: Seconds = 60.0
     max_attempts: int = Field(default=3, ge=1, le=100)
     poll_seconds: Seconds = 0.5
+    mixed_packages: bool = False
 
 
 class ScreeningConfiguration(_Section):

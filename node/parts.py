@@ -12,11 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from node.configuration import Configuration, ListenerConfiguration
 from node.service_manager import hanging_loops, stop_of_loop
 from reporting.delivery.loop import Stop
-from store import processes, recovery
+from store import processes, receipts, recovery
+from store.clock import Clock, store_clock
 from store.database import Database, open_database
 
 if TYPE_CHECKING:
@@ -58,17 +60,19 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         max_wait=timedelta(seconds=configuration.completeness.max_wait_seconds),
         short_quiet=timedelta(seconds=configuration.completeness.short_quiet_seconds),
     )
-    with _part("listener", configuration, stop) as (database, _):
-        commitment = pacs_services.commitment_service(configuration, database, utc_now)
-        reports = pacs_services.report_handler(configuration, database, utc_now)
+    with _part("listener", configuration, stop) as (database, name):
+        clock = store_clock(database, utc_now)
+        commitment = pacs_services.commitment_service(configuration, database, clock)
+        reports = pacs_services.report_handler(configuration, database, clock)
         listener = Listener(
             listener_policy(configuration),
             database,
             configuration.storage.path,
-            utc_now,
+            clock,
+            name=name,
             services=[
                 commitment.as_service(reports),
-                AnnouncementService(database, utc_now).as_service(),
+                AnnouncementService(database, clock).as_service(),
             ],
         )
         listener.start()
@@ -79,12 +83,12 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         )
         reporter.start()
         router = Router(database, configuration.storage.path, configuration.routing)
-        stow = pacs_services.stow_server(configuration, database, listener.receiver, utc_now)
+        stow = pacs_services.stow_server(configuration, database, listener.receiver, clock)
         if stow is not None:
             stow.start()
-        grounds = pacs_services.grounds(configuration, database, listener.receiver, utc_now)
+        grounds = pacs_services.grounds(configuration, database, listener.receiver, clock)
         route = pacs_services.prior_routing(configuration, database, router.route)
-        seeker = pacs_services.prior_seeker(configuration, database, listener.receiver, utc_now)
+        seeker = pacs_services.prior_seeker(configuration, database, listener.receiver, clock)
         if seeker is not None:
             threading.Thread(
                 target=seeker.run, args=(ended, PRIORS_POLL_SECONDS), name="priors", daemon=True
@@ -92,8 +96,11 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         try:
             ready()
             while not stop.wait(COMPLETENESS_POLL_SECONDS if grounds.receiving else IDLE_POLL_SECONDS):
-                for study in complete_due(database, policy, utc_now(), grounds, route):
-                    log.info("study complete", state=study.state.value, why=study.why)
+                try:
+                    for study in complete_due(database, policy, clock(), grounds, route):
+                        log.info("study complete", state=study.state.value, why=study.why)
+                except OperationalError as error:  # senders are told to come again; what is here stays
+                    log.error("database does not answer", why=type(error).__name__)
         finally:
             ended.set()
             if stow is not None:
@@ -104,16 +111,27 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
 def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
     """Screen complete studies until told to stop.
 
-    Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, store.migrations.SchemaMismatch.
+    Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, store.migrations.SchemaMismatch, and
+    store.processes.OtherEquipment where another worker has other packages.
     """
     from node.casework import open_casework, open_special_casework
     from node.worker import Worker
 
     with _part("worker", configuration, stop) as (database, name):
+        clock = store_clock(database, utc_now)
         casework, special = open_casework(configuration), open_special_casework(configuration)
         with ExitStack() as opened:
             for one in (casework, *special.values()):
                 opened.enter_context(one.executor)
+            with database.write() as session:
+                processes.join(
+                    session,
+                    name=name,
+                    kind="worker",
+                    equipment=casework.equipment,
+                    mixed=configuration.worker.mixed_packages,
+                    now=clock(),
+                )
             worker = Worker(
                 database=database,
                 storage=configuration.storage.path,
@@ -123,7 +141,7 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
                 name=name,
                 lease=timedelta(seconds=configuration.worker.lease_seconds),
                 max_attempts=configuration.worker.max_attempts,
-                clock=utc_now,
+                clock=clock,
             )
             log.info("worker ready", **casework.executor.descriptions)
             ready()
@@ -211,6 +229,7 @@ def listener_policy(configuration: Configuration) -> ListenerPolicy:
         ae_title=section.ae_title,
         host=section.host,
         port=section.port,
+        share_port=section.share_port,
         require_called_ae=section.require_called_ae,
         allowed=tuple(AllowedPeer(peer.network, peer.ae_title) for peer in section.allowed),
         max_associations=section.max_associations,
@@ -260,7 +279,10 @@ def _part(kind: str, configuration: Configuration, stop: Stop) -> Iterator[tuple
     name = f"{kind}-{os.getpid()}@{host}"[:128]
     done = threading.Event()
     thread = threading.Thread(
-        target=_pulse, args=(database, name, kind, stop, done), name="pulse", daemon=True
+        target=_pulse,
+        args=(database, name, kind, stop, done, store_clock(database, utc_now)),
+        name="pulse",
+        daemon=True,
     )
     _forget_dead(database, host, name)
     thread.start()
@@ -274,7 +296,7 @@ def _part(kind: str, configuration: Configuration, stop: Stop) -> Iterator[tuple
         database.close()
 
 
-def _pulse(database: Database, name: str, kind: str, stop: Stop, done: threading.Event) -> None:
+def _pulse(database: Database, name: str, kind: str, stop: Stop, done: threading.Event, clock: Clock) -> None:
     """Beat in the store while every loop of the part comes round: without the beat people learn of one that hangs."""
     while True:
         hanging = hanging_loops(stop)
@@ -283,7 +305,7 @@ def _pulse(database: Database, name: str, kind: str, stop: Stop, done: threading
                 log.error("part hangs", loops=hanging)
             else:
                 with database.write() as session:
-                    processes.beat(session, name=name, kind=kind, doing="running", now=utc_now())
+                    processes.beat(session, name=name, kind=kind, doing="running", now=clock())
         except Exception as error:  # noqa: BLE001 - a missed beat is seen by those who look; the part goes on
             log.warning("pulse missed", why=str(error))
         if done.wait(PULSE_SECONDS):
@@ -302,6 +324,7 @@ def _forget_dead(database: Database, host: str, own_name: str) -> None:
             if at and where == host and (dead or process.name == own_name):
                 processes.sign_off(session, name=process.name)
                 recovery.end_leases_of(session, process.name, utc_now())
+                receipts.close_left_over(session, listener=process.name, now=utc_now())
 
 
 def _is_running(pid: int) -> bool:

@@ -330,7 +330,10 @@ class Refusal(Base):
 
 
 class Process(Base):
-    """A process of the node that lives: listener, worker or delivery, with its newest heartbeat."""
+    """A process of the node that lives: listener, worker or delivery, with its newest heartbeat.
+
+    equipment: the model packages of a worker, in words; None for other processes.
+    """
 
     __tablename__ = "processes"
 
@@ -339,3 +342,4 @@ class Process(Base):
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
     doing: Mapped[str] = mapped_column(Text, default="")
+    equipment: Mapped[str | None] = mapped_column(Text)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import insert, text
 
-from store import claims, ledger
+from store import claims, ledger, processes
 from store.clock import NOTABLE_SKEW, REFRESH_SECONDS, DatabaseClock, store_clock
 from store.database import Database
 from store.models import Study
@@ -163,3 +163,20 @@ def broken(database: Database) -> Database:
     from sqlalchemy import create_engine
 
     return replace(database, engine=create_engine(database.url.set(database="nowhere")))
+
+
+def test_a_worker_with_other_packages_is_refused_while_the_others_live(
+    database: Database, now: datetime
+) -> None:
+    def begin(name: str, equipment: str, at: datetime, *, mixed: bool = False) -> None:
+        with database.write() as session:
+            processes.join(session, name=name, kind="worker", equipment=equipment, mixed=mixed, now=at)
+
+    begin("a@one", "jcs 1.0.0", now)
+    begin("b@two", "jcs 1.0.0", now)
+    with pytest.raises(processes.OtherEquipment, match=r"a@one screens with jcs 1\.0\.0.*mixed_packages"):
+        begin("c@three", "jcs 2.0.0", now)
+    with database.read() as session:
+        assert [p.name for p in processes.living(session)] == ["a@one", "b@two"]
+    begin("c@three", "jcs 2.0.0", now, mixed=True)
+    begin("d@four", "jcs 3.0.0", now + 2 * processes.LIVING)

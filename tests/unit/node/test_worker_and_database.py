@@ -1,0 +1,114 @@
+"""The worker when the database goes away in the middle of a study: nothing is lost, nothing fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+from swift_casework import a_summary
+
+from node.worker import Worker
+from store import migrations, queries, receipts, revisions
+from store.database import Database, open_database
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+class NoWait(threading.Event):
+    """Waits in no time."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set()
+
+
+@dataclass
+class ComesAndGoes:
+    """A database whose next writes fail as if the server were away."""
+
+    inner: Database
+    away: int = 0
+    refused: int = field(default=0)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        if self.away:
+            self.away -= 1
+            self.refused += 1
+            raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+        with self.inner.write() as session:
+            yield session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[ComesAndGoes]:
+    url = f"sqlite:///{tmp_path}/state.db"
+    migrations.upgrade(url)
+    opened = open_database(url)
+    with opened.write() as session:
+        instance = receipts.ReceivedInstance(
+            *("1.2.3", "1.2.3.1", "1.2.3.1.1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"),
+            *("CT", "0" * 64, "1" * 64, 1, "spool/1"),
+        )
+        receipt = receipts.record_instance(session, instance, association_id=None, now=NOW)
+        revisions.complete_study(session, receipt.study_id, who="t", why="quiet", now=NOW)
+    yield ComesAndGoes(opened)
+    opened.close()
+
+
+def a_worker(database: Any, storage: Path, casework: Any) -> Worker:
+    return Worker(
+        database=database,
+        storage=storage,
+        casework=casework,
+        destinations={},
+        name="worker-1",
+        lease=timedelta(minutes=1),
+        max_attempts=2,
+        clock=lambda: NOW,
+    )
+
+
+@pytest.mark.parametrize("away", [1, 5])
+def test_results_wait_for_the_database(
+    database: ComesAndGoes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: int
+) -> None:
+
+    def work(*_: Any, **__: Any) -> Any:
+        database.away = away
+        summary = a_summary(3) | {"timings_s": {"load": 0.1}}
+        return SimpleNamespace(objects=(), summary=summary, findings=None, volume=None)
+
+    casework = SimpleNamespace(settings_digest="5" * 64, work=work)
+    monkeypatch.setattr(Worker, "_draw", lambda *_: None)
+    assert a_worker(database, tmp_path, casework).work_one(NoWait())
+    assert database.refused == away
+    with database.inner.read() as session:
+        (study,) = queries.list_studies(session)
+    assert study.state == "delivered"
+
+
+def test_a_worker_waits_until_the_database_is_there(database: ComesAndGoes, tmp_path: Path) -> None:
+    stop, database.away = NoWait(), 4
+    done: list[str] = []
+
+    def work(*_: Any, **__: Any) -> Any:
+        done.append("worked")
+        stop.set()
+        raise OSError("enough")
+
+    casework = SimpleNamespace(settings_digest="5" * 64, work=work)
+    a_worker(database, tmp_path, casework).run(stop, 0.0)
+    assert done == ["worked"]
+    assert database.refused == 4
