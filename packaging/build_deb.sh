@@ -22,8 +22,6 @@ mkdir -p "$root$home" "$root/DEBIAN"
 "$root$home/bin/python" -m pip uninstall --quiet --yes pip setuptools 2>/dev/null || true
 grep -rlI "$root$home" "$root$home/bin" "$root$home/pyvenv.cfg" | xargs -r sed -i "s|$root$home|$home|g"
 find "$root$home" -name __pycache__ -type d -prune -exec rm -rf {} +
-mkdir -p "$root$home/share/lungnode"
-cp -r "$source_folder/models" "$root$home/share/lungnode/"
 
 # Units, user and folders as `lungnode install-service` lays them out, but where packages put theirs
 mkdir -p "$root/lib/systemd/system" "$root/usr/lib/sysusers.d" "$root/usr/lib/tmpfiles.d" "$root/etc/lungnode" "$root/usr/bin"
