@@ -56,11 +56,18 @@ class LimitedAssociationServer(ThreadedAssociationServer):
     max_connections_per_host = 64
     handshake_seconds = 5.0
     idle_seconds = 60.0
+    share_port = False
     came_since_collection = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.connections = Connections()
         super().__init__(*args, **kwargs)
+
+    def server_bind(self) -> None:
+        """Bind; where the port is shared, the kernel spreads connections over all that listen at it."""
+        if self.share_port:
+            cast(socket.socket, self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept, and nothing else: this runs in the accept loop."""
@@ -129,6 +136,12 @@ class LimitedAssociationServer(ThreadedAssociationServer):
         limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+
+class SharedPortServer(LimitedAssociationServer):
+    """One of several servers at the same address and port of this machine."""
+
+    share_port = True
 
 
 def _is_open(connection: socket.socket | None) -> bool:

@@ -22,7 +22,7 @@ from pynetdicom.transport import RequestHandler
 from sqlalchemy.exc import SQLAlchemyError
 
 from scp import instances, tls
-from scp.association_server import LimitedAssociationServer
+from scp.association_server import LimitedAssociationServer, SharedPortServer
 from scp.associations import AssociationRegister
 from scp.command_set import C_STORE_RQ, Command
 from scp.contexts import VERIFICATION, supported_contexts
@@ -174,7 +174,7 @@ class Listener:
                 (evt.EVT_C_STORE, self._on_store),
                 *self._further_handlers(),
             ],
-            server_class=LimitedAssociationServer,
+            server_class=SharedPortServer if policy.share_port else LimitedAssociationServer,
             request_handler=self._request_handler(),
         )
         assert isinstance(server, LimitedAssociationServer)

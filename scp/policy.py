@@ -43,6 +43,7 @@ class ListenerPolicy:
 
     allowed: the allow-list; its default lets only this machine in.
     max_connections, max_connections_per_host: connections that have not become an association count too.
+    share_port: other listeners of this machine may listen at the same port; each keeps its limits for itself.
     acse_seconds: for the TLS handshake, and again for A-ASSOCIATE-RQ.
     idle_seconds: an association without traffic is aborted after this.
     grace_seconds: for running associations when the listener stops.
@@ -57,6 +58,7 @@ class ListenerPolicy:
     ae_title: str
     host: str = "127.0.0.1"
     port: int = 11112
+    share_port: bool = False
     require_called_ae: bool = True
     allowed: tuple[AllowedPeer, ...] = tuple(AllowedPeer(network) for network in LOOPBACK)
     max_associations: int = 16

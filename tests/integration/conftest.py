@@ -85,10 +85,11 @@ def start_listener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[S
         "LUNGNODE", port=0, reserve_bytes=0, grace_seconds=1.0, streaming=request.param == "streaming"
     )
 
-    def start(**changes: object) -> RunningListener:
+    def start(name: str | None = None, **changes: object) -> RunningListener:
         database = open_database(url)
         storage = tmp_path / "storage"
-        listener = Listener(replace(policy, **changes), database, storage, lambda: datetime.now(UTC))  # type: ignore[arg-type]
+        asked = replace(policy, **changes)  # type: ignore[arg-type]
+        listener = Listener(asked, database, storage, lambda: datetime.now(UTC), name)
         listener.start()
         running.append(RunningListener(listener, database, storage))
         return running[-1]

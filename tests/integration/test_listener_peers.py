@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 
 from scp.policy import AllowedPeer, TLSSettings
+from store import queries
 
 MakeCT = Callable[..., Dataset]
 VERIFICATION = ("1.2.840.10008.1.1", "1.2.840.10008.1.2")
@@ -171,6 +172,20 @@ def test_a_port_in_use_is_one_clear_line(listener, start_listener) -> None:
 
     with pytest.raises(ListenerCannotStart, match=r"cannot listen on .*choose another listener.port"):
         start_listener(port=listener.port)
+
+
+def test_listeners_that_share_a_port_receive_one_study(start_listener, ct: MakeCT) -> None:
+    first = start_listener(name="first", share_port=True, max_associations_per_host=60)
+    second = start_listener(name="second", share_port=True, max_associations_per_host=60, port=first.port)
+    number = 0
+    while not (first.listener.open_associations and second.listener.open_associations):
+        number += 1
+        assert number < 60, "the kernel gives every connection to the same listener"
+        association = first.associate()
+        assert association.send_c_store(ct(number)).Status == 0x0000
+    with first.database.read() as session:
+        (study,) = queries.list_studies(session)
+    assert study.instance_count == number == len(first.files())
 
 
 def test_many_idle_associations_cost_little(start_listener) -> None:
