@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from store.models import Revision, Screening, Study, Transition
+from store.priorities import Priority
 from store.states import StudyState
 
 
@@ -48,12 +49,15 @@ def newest(session: Session) -> Known:
 
 
 def since(session: Session, known: Known) -> tuple[Known, list[ScreenedNotice], list[FailedNotice]]:
-    """What came after `known`, oldest first, and what is known with it."""
+    """What came after `known`, oldest first, and what is known with it.
+
+    Of what is screened for idle times, priors and the revisions that compare with them, nobody is told.
+    """
     screened = session.execute(
         select(Screening.id, Study.study_instance_uid, Screening.finished_at, Screening.summary)
         .join(Revision, Revision.id == Screening.revision_id)
         .join(Study, Study.id == Revision.study_id)
-        .where(Screening.id > known.screening)
+        .where(Screening.id > known.screening, Study.priority < Priority.IDLE)
         .order_by(Screening.id)
     ).all()
     failed = session.execute(
