@@ -1,7 +1,9 @@
 """The node as real processes that are killed, a PACS beside it, and the account of what was lost and doubled.
 
-The screening itself is a stand-in that takes no time (`light_casework.py`); listener, store, worker loop, outbox and
-delivery are the real ones. With LUNGNODE_RELIABILITY_TABLE=docs/reliability.md the table there is written anew.
+The screening itself is a stand-in that takes no time (`light_casework.py`), but for one test; listener, store, worker
+loop, outbox and delivery are the real ones. Each test runs on SQLite and on PostgreSQL;
+LUNGNODE_KILL_DATABASE=sqlite or =postgresql takes one of them. With LUNGNODE_RELIABILITY_TABLE=docs/reliability.md the
+table there is written anew.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from store.states import StudyState
 
 PROGRAM = Path(__file__).with_name("dying_part.py")
 ENDED = (StudyState.DELIVERED, StudyState.SKIPPED, StudyState.FAILED)
+MODELS = Path(__file__).resolve().parents[2] / "models"
 PATIENCE_S = 240.0
 TABLE = ("<!-- kill table: begin -->", "<!-- kill table: end -->")
 
@@ -54,6 +58,7 @@ class Tally:
 
     fault: str
     done: str
+    store: str
     tried: int = 0
     acknowledged: int = 0
     lost: int = 0
@@ -69,10 +74,17 @@ class World:
     pacs_folder: Path
     port: int
     database: Database
+    store: str
+    rows: dict[tuple[str, str], Tally]
+    new_database: Callable[[], str]
     parts: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     deaths: Counter[str] = field(default_factory=Counter)
     acknowledged: set[str] = field(default_factory=set)
     armed: set[str] = field(default_factory=set)
+
+    def tally(self, fault: str, done: str) -> Tally:
+        """The row of a fault in the table."""
+        return self.rows.setdefault((fault, self.store), Tally(fault, done, self.store))
 
     def start(self, part: str, edge: Edge | None = None, name: str | None = None) -> None:
         """Start a part and wait until it is ready, or dead at its edge."""
@@ -236,39 +248,82 @@ class World:
         return [f"{kind} of revision {number}" for (number, kind), n in Counter(rows).items() if n > 1]
 
 
+STORES = ("sqlite", "postgresql")
+QUICK_ON_POSTGRESQL = "between commit and answer"
+"""The one edge that every run of the tests tries on PostgreSQL too."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On PostgreSQL all but one test count as slow, unless PostgreSQL was asked for."""
+    for item in items:
+        on_postgresql = item.path.parent == PROGRAM.parent and "postgresql" in item.name
+        if on_postgresql and QUICK_ON_POSTGRESQL not in item.name and len(_stores()) > 1:
+            item.add_marker(pytest.mark.slow)
+
+
+def _stores() -> tuple[str, ...]:
+    asked = os.environ.get("LUNGNODE_KILL_DATABASE")
+    return STORES if asked is None else (asked,)
+
+
+@pytest.fixture(scope="module", params=_stores())
+def new_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], str]]:
+    """Gives URLs of new, empty databases."""
+    with ExitStack() as opened:
+
+        def make() -> str:
+            if request.param == "sqlite":
+                return f"sqlite:///{tmp_path_factory.mktemp('store') / 'lungnode.db'}"
+            server = request.getfixturevalue("postgresql_server")
+            return str(opened.enter_context(server.database()))
+
+        yield make
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: Callable[[], str],
+    tallies: dict[tuple[str, str], Tally],
+) -> Iterator[World]:
     """A node, its parts not started, and a running PACS. One for a module: starting processes takes longest."""
     tmp_path = tmp_path_factory.mktemp("node")
-    url = f"sqlite:///{tmp_path / 'lungnode.db'}"
+    url = new_database()
     with StorageSCP(tmp_path / "pacs") as pacs:
         port = free_port()
-        settings = {
-            "listener": {"port": port},
-            "storage": {"path": str(tmp_path / "storage"), "reserve_mb": 0},
-            "database": {"url": url},
-            "completeness": {"quiet_seconds": 1.0, "max_wait_seconds": 60},
-            "destinations": [
-                {
-                    "name": "pacs",
-                    "ae_title": pacs.ae_title,
-                    "host": "127.0.0.1",
-                    "port": pacs.port,
-                    "commitment": {"ask": "off"},
-                }
-            ],
-            "worker": {"poll_seconds": 0.05, "lease_seconds": 4, "max_attempts": 5},
-            "delivery": {"poll_seconds": 0.05, "first_retry_seconds": 0.2, "max_retry_seconds": 1},
-        }
+        settings = _settings(tmp_path, url, port, pacs)
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
         (tmp_path / "log").touch()
         upgrade(url)
         database = open_database(url)
-        made = World(tmp_path, pacs, tmp_path / "pacs", port, database)
+        store = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[database.engine.dialect.name]
+        made = World(tmp_path, pacs, tmp_path / "pacs", port, database, store, tallies, new_database)
         yield made
         for name in list(made.parts):
             made.stop(name)
         database.close()
+
+
+def _settings(folder: Path, url: str, port: int, pacs: StorageSCP) -> dict[str, Any]:
+    destination = {
+        "name": "pacs",
+        "ae_title": pacs.ae_title,
+        "host": "127.0.0.1",
+        "port": pacs.port,
+        "commitment": {"ask": "off"},
+    }
+    return {
+        "listener": {"port": port},
+        "storage": {"path": str(folder / "storage"), "reserve_mb": 0},
+        "database": {"url": url},
+        "completeness": {"quiet_seconds": 1.0, "max_wait_seconds": 60},
+        "destinations": [destination],
+        "models": [str(MODELS / "jcs-compact"), str(MODELS / "m3lung-compact")],
+        "worker": {"poll_seconds": 0.05, "lease_seconds": 4, "max_attempts": 5},
+        "delivery": {"poll_seconds": 0.05, "first_retry_seconds": 0.2, "max_retry_seconds": 1},
+    }
 
 
 @pytest.fixture
@@ -305,28 +360,31 @@ def _slice(study: str, number: int, size: int) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def tallies() -> Iterator[dict[str, Tally]]:
-    """Rows of the table, filled by the tests of this session."""
-    rows: dict[str, Tally] = {}
+def tallies() -> Iterator[dict[tuple[str, str], Tally]]:
+    """Rows of the table by fault and store, filled by the tests of this session."""
+    rows: dict[tuple[str, str], Tally] = {}
     yield rows
     target = os.environ.get("LUNGNODE_RELIABILITY_TABLE")
     if target and rows:
         _write_table(Path(target), rows)
 
 
-def _write_table(path: Path, rows: dict[str, Tally]) -> None:
+def _write_table(path: Path, rows: dict[tuple[str, str], Tally]) -> None:
     """Write the rows of this session into the table; rows of tests that did not run stay."""
     head = (
-        "| fault | what was done | times tried | instances acknowledged | lost | results doubled |\n"
-        "|---|---|--:|--:|--:|--:|\n"
+        "| fault | what was done | store | times tried | instances acknowledged | lost | results doubled |\n"
+        "|---|---|---|--:|--:|--:|--:|\n"
     )
     begin, end = TABLE
     text = path.read_text(encoding="utf-8")
     before, rest = text.split(begin)
     table, after = rest.split(end)
-    lines = {line.split("|")[1].strip(): line for line in table.splitlines()[3:] if line.startswith("|")}
-    for row in rows.values():
+    lines = {}
+    for line in [line for line in table.splitlines()[3:] if line.startswith("|")]:
+        fault, _, store, *_ = [cell.strip() for cell in line.split("|")[1:-1]]
+        lines[fault, store] = line
+    for key, row in rows.items():
         numbers = f"{row.tried} | {row.acknowledged} | {row.lost} | {row.doubled}"
-        lines[row.fault] = f"| {row.fault} | {row.done} | {numbers} |"
+        lines[key] = f"| {row.fault} | {row.done} | {row.store} | {numbers} |"
     body = "".join(f"{line}\n" for line in lines.values())
     path.write_text(f"{before}{begin}\n{head}{body}{end}{after}", encoding="utf-8")

@@ -8,6 +8,7 @@ anything, as the loss of power does; SIGSTOP makes the process hang.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import itertools
 import os
@@ -40,12 +41,22 @@ def arm(edge: str, when: str, nth: int, number: int) -> None:
     setattr(owner, name, at_the_edge)
 
 
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when its parent dies."""
+
+
+def die_with_the_tests() -> None:
+    """A test run that is killed stops nobody; nothing of it is to stay behind."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+
 def main() -> None:
     from node.configuration import load_configuration
     from node.logs import configure_logs
     from node.parts import PARTS
     from store.migrations import upgrade
 
+    die_with_the_tests()
     part, path = sys.argv[1], Path(sys.argv[2])
     if len(sys.argv) > 3:
         edge, when, nth, number = sys.argv[3:]
@@ -57,7 +68,7 @@ def main() -> None:
     upgrade(configuration.database.url)
     if part == "migration":
         return
-    parts = dict(PARTS)
+    parts = dict(PARTS) | {"screening-worker": PARTS["worker"]}
     if part == "worker":
         from light_casework import run_light_worker
 

@@ -82,6 +82,8 @@ def an_object(kind: str, study: str, digest: str) -> Dataset:
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID = KINDS[kind]
     dataset.SOPInstanceUID = uid("instance")
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.StudyInstanceUID = study
     dataset.SeriesInstanceUID = uid("series")
     dataset.Modality = {"seg": "SEG", "gsps": "PR", "pm": "OT", "sr": "SR"}[kind]

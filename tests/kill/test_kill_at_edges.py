@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import random
 import signal
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from sqlalchemy import select
 
+from node.phantom import phantom_study, phantom_volume
+from store.connection import create_store_engine
 from store.migrations import current, head, upgrade
 from store.models import Transition
 
@@ -62,7 +66,6 @@ EDGES = [
 def test_killed_at_an_edge(
     world: Any,
     study: Callable[..., Any],
-    tallies: dict[str, Any],
     part: str,
     fault: str,
     function: str,
@@ -70,7 +73,7 @@ def test_killed_at_an_edge(
     nth: int,
 ) -> None:
     edge = conftest(world).Edge(function, when, nth)
-    tally = tallies.setdefault(fault, conftest(world).Tally(fault, f"SIGKILL of the {part}"))
+    tally = world.tally(fault, f"SIGKILL of the {part}")
     for _ in range(TIMES):
         before = world.deaths[part]
         world.run(*(other for other in PARTS if other != part))
@@ -88,11 +91,9 @@ def conftest(world: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_killed_at_any_time(world: Any, study: Callable[..., Any], tallies: dict[str, Any]) -> None:
+def test_killed_at_any_time(world: Any, study: Callable[..., Any]) -> None:
     """Any part, at random times, while studies come in."""
-    tally = tallies.setdefault(
-        "any time, any part", conftest(world).Tally("any time, any part", "SIGKILL at random times")
-    )
+    tally = world.tally("any time, any part", "SIGKILL at random times")
     seed = int(os.environ.get("LUNGNODE_KILL_SEED", "7"))
     chance = random.Random(seed)
     world.run(*PARTS)
@@ -126,11 +127,10 @@ def test_killed_at_any_time(world: Any, study: Callable[..., Any], tallies: dict
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_taken_over_and_its_late_result_refused(
-    world: Any, study: Callable[..., Any], tallies: dict[str, Any]
+    world: Any, study: Callable[..., Any]
 ) -> None:
-    fault = "a worker hangs in the middle of inference"
-    tally = tallies.setdefault(
-        fault, conftest(world).Tally(fault, "SIGSTOP; another worker takes over; SIGCONT")
+    tally = world.tally(
+        "a worker hangs in the middle of inference", "SIGSTOP; another worker takes over; SIGCONT"
     )
     world.run("listener", "delivery")
     world.start(
@@ -153,20 +153,34 @@ def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-@pytest.mark.parametrize("nth", [1, 6, 12])
-def test_killed_during_a_migration(tallies: dict[str, Any], world: Any, nth: int) -> None:
-    """A migration is one transaction: killed anywhere, the schema that was there is there."""
-    from store.connection import create_store_engine
+@pytest.mark.slow
+def test_killed_with_the_real_networks(world: Any) -> None:
+    """What the light casework stands for elsewhere: a phantom, both packages, every result object."""
+    tally = world.tally("in the middle of inference, the real networks", "SIGKILL of the worker")
+    edge = conftest(world).Edge("engine.runners.openvino_runner:OpenVINORunner.run_each", "after", 2)
+    before = world.deaths["screening-worker"]
+    world.run("listener", "delivery")
+    world.start("screening-worker", edge)
+    volume = phantom_volume(64, 128, seed=3)
+    instances = list(phantom_study(volume, datetime.datetime(2026, 1, 2, 3, 4, 5)))
+    uid = str(instances[0].StudyInstanceUID)
+    world.send(instances)
+    world.await_end(uid)
+    world.await_death("screening-worker", before)
+    world.check(uid, instances, tally)
 
-    fault = "during a migration"
-    tally = tallies.setdefault(fault, conftest(world).Tally(fault, "SIGKILL of the starting node"))
-    name = f"other-{nth}"
-    settings = (world.folder / "config.yaml").read_text().replace("lungnode.db", f"{name}.db")
-    (world.folder / f"{name}.yaml").write_text(settings)
-    url = f"sqlite:///{world.folder / name}.db"
-    command = [sys.executable, str(conftest(world).PROGRAM), "migration", str(world.folder / f"{name}.yaml")]
+
+@pytest.mark.parametrize("nth", [1, 6, 12])
+def test_killed_during_a_migration(world: Any, nth: int) -> None:
+    """A migration is one transaction: killed anywhere, the schema that was there is there."""
+    tally = world.tally("during a migration", "SIGKILL of the starting node")
+    url = world.new_database()
+    settings = yaml.safe_load((world.folder / "config.yaml").read_text()) | {"database": {"url": url}}
+    file = world.folder / f"other-{nth}.yaml"
+    file.write_text(yaml.safe_dump(settings))
     edge = ["alembic.op:create_table", "after", str(nth), str(int(signal.SIGKILL))]
-    died = subprocess.run([*command, *edge], capture_output=True, timeout=120, check=False)
+    command = [sys.executable, str(conftest(world).PROGRAM), "migration", str(file), *edge]
+    died = subprocess.run(command, capture_output=True, timeout=240, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     engine = create_store_engine(url)
     assert current(engine) is None
