@@ -34,10 +34,10 @@ from reporting.uids import ResultUids
 from reporting.wording import (
     NOT_VERIFIED,
     agreement,
+    few_own_model_lines,
     jcs_verdict,
     lesion_summary,
     m3lung_verdict,
-    own_model_lines,
 )
 
 DESCRIPTION = "AI heatmap contours - NOT VERIFIED"
@@ -124,7 +124,7 @@ def _text(findings: Findings, simplification: SimplifiedContours) -> str:
     lines = [jcs_verdict(findings.jcs), m3lung_verdict(findings.m3lung)]
     if findings.discordant:
         lines.append(agreement(findings))
-    lines += [lesion_summary(findings), *own_model_lines(findings), NOT_VERIFIED]
+    lines += [lesion_summary(findings), *few_own_model_lines(findings), NOT_VERIFIED]
     if simplification.tolerance:
         lines.append(f"Contours simplified to {simplification.tolerance:.2g} pixels")
     if simplification.left_out:

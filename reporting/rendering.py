@@ -24,19 +24,17 @@ from reporting.wording import (
     COUNT_RULE,
     NOT_VERIFIED,
     agreement,
+    few_own_model_lines,
     jcs_reason,
     jcs_verdict,
     lesion_summary,
     m3lung_verdict,
-    own_model_lines,
     prior_lines,
 )
 
 Pixels = npt.NDArray[np.uint8]
 
 PAGE_SIZE = 1024
-MOST_OWN_LINES = 4
-"""Lines of own models on the page, which has room for no more; the report has them all."""
 SLICE_SIZE = 512
 HEATMAP_OPACITY = 0.55
 
@@ -137,7 +135,7 @@ def render_page(findings: Findings, volume: Volume, prior: PriorComparison | Non
     y = 554
     y = _paragraph(draw, _Box(32, y, 960, 0), agreement(findings), _ALARM if findings.discordant else _TEXT)
     compared = prior_lines(prior, findings) if prior is not None else []
-    for line in (lesion_summary(findings), *compared, *own_model_lines(findings)[:MOST_OWN_LINES]):
+    for line in (lesion_summary(findings), *compared, *few_own_model_lines(findings)):
         y = _paragraph(draw, _Box(32, y, 960, 0), line, _TEXT)
     y += 10
     _projections(page, _Box(32, y, 600, 954 - y), findings, volume)

@@ -5,6 +5,8 @@ The node screens: it says which pattern a CT is most compatible with, never that
 
 from __future__ import annotations
 
+import textwrap
+
 from engine.findings import Findings, JCSFindings, M3LungFindings, PneumoniaClass
 from engine.own_model.wording import own_model_verdict
 from reporting.priors import PriorComparison
@@ -72,6 +74,14 @@ def own_model_lines(findings: Findings) -> list[str]:
     """
     said = [own_model_verdict(own) for own in findings.own_models]
     return said + [f"{failure.name} gave no result for this study" for failure in findings.own_model_failures]
+
+
+def few_own_model_lines(findings: Findings) -> list[str]:
+    """The same where there is little room: at most three short lines, the last one saying how many are left out."""
+    lines = [textwrap.shorten(line, 200, placeholder=" ...") for line in own_model_lines(findings)]
+    if len(lines) > 3:
+        lines[2:] = [f"and {len(lines) - 2} more of your own models: see the report"]
+    return lines
 
 
 def lesion_summary(findings: Findings) -> str:
