@@ -12,10 +12,12 @@ from pathlib import Path
 
 from engine.backends import backend_named
 from engine.errors import EngineError
+from engine.own_model.contract import OwnModelMetadata
+from engine.own_model.trial import trial_tensor
 from engine.packages import ModelPackage, read_package
 from engine.recipes import Backend, BuildPrecision, Profile, Recipe
 from engine.runners.interface import Runner, RunnerOptions
-from engine.verification import OutputCheck, compare, graph_inputs
+from engine.verification import OutputCheck, compare, fixed_slices, graph_inputs
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,23 @@ def build_content(
 
 
 def verify_engine(package: ModelPackage, graph: str, engine: Path, recipe: Recipe) -> tuple[OutputCheck, ...]:
-    """Run an engine and the FP32 reference (OpenVINO, f32, from the ONNX) on the fixed slices and compare."""
+    """Run an engine and the FP32 reference (OpenVINO, f32, from the ONNX) on the fixed slices and compare.
+
+    For an own model the recipe names the tolerance of its output `output`, under the graph `model`.
+    """
     reference = _Reference(package)
-    inputs = graph_inputs(graph, reference.runner)
+    metadata, tolerances = package.metadata, recipe.tolerances.get(graph, {})
+    if isinstance(metadata, OwnModelMetadata):
+        inputs = trial_tensor(fixed_slices(), metadata)
+        tolerances = {metadata.output_name: tolerances["output"]} if "output" in tolerances else {}
+    else:
+        inputs = graph_inputs(graph, reference.runner)
     runner = backend_named(recipe.backend).open(package, {graph: engine}, RunnerOptions())
     try:
         found = runner.run(graph, inputs)
     finally:
         runner.close()
-    return compare(graph, reference.runner().run(graph, inputs), found, recipe.tolerances.get(graph, {}))
+    return compare(graph, reference.runner().run(graph, inputs), found, tolerances)
 
 
 class _Reference:
