@@ -108,6 +108,7 @@ class Preprocessing(Section):
     mean, std: subtracted and divided by afterwards, one for all channels or one each.
     channels: `same`, every channel gets the slice; `neighbours`, the slice is the middle channel.
     slices: which slices a network of slices is given.
+    batch: slices or patches per call where the network was exported with a fixed number; None: as configured.
     orientation: where columns, rows and slices lead, such as LPS (DICOM's axial) or RAS; None: as in the series.
     """
 
@@ -232,6 +233,12 @@ class OwnModelMetadata(Metadata):
     def input_layout(self) -> str:
         """The input's dimensions by letter: N batch, C channel, D slices, H rows, W columns."""
         return self.input.layout or ("NCDHW" if self.is_volume else "NCHW")
+
+    @property
+    def sides(self) -> tuple[int | str, ...]:
+        """The sides of the input for slices (of volumes only), rows and columns, whatever its layout."""
+        spatial = [letter for letter in self.input_layout if letter in "DHW"]
+        return tuple(self.input.spatial_shape[spatial.index(letter)] for letter in "DHW" if letter in spatial)
 
     @property
     def output_layout(self) -> str:

@@ -81,7 +81,7 @@ def _plane_axis(
     metadata: OwnModelMetadata, which: int, crop: tuple[int, int], length: int, pixel_mm: float, turned: bool
 ) -> Axis:
     """Along rows (0) or columns (1). Without a spacing a fixed side is reached by stretching, else by cut or pad."""
-    spacing, side = metadata.preprocessing.spacing_mm, metadata.input.spatial_shape[-2:][which]
+    spacing, side = metadata.preprocessing.spacing_mm, metadata.sides[-2:][which]
     if spacing is None and isinstance(side, int) and not metadata.input.is_patch_data:
         return stretched(*crop, length, side, turned=turned)
     step = 1.0 if spacing is None else spacing[-2:][which] / pixel_mm
@@ -92,7 +92,7 @@ def _plane_axis(
 def _slice_axis(metadata: OwnModelMetadata, geometry: Geometry, first: int, end: int, turned: bool) -> Axis:
     """Along the slices, whose gaps may be uneven: samples are placed in mm."""
     offsets, extents = geometry.offsets, geometry.slice_extents
-    side, spacing = metadata.input.spatial_shape[0], metadata.preprocessing.spacing_mm
+    side, spacing = metadata.sides[0], metadata.preprocessing.spacing_mm
     low, high = float(offsets[first] - extents[first] / 2), float(offsets[end - 1] + extents[end - 1] / 2)
     if spacing is None:
         count = _count(end - first, side, metadata)

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pydicom.uid import CTImageStorage
 
 from engine.errors import PackageInvalid, RunnerFailed
 from engine.findings import OwnModelFindings
 from engine.own_model.contract import GRAPH, OwnModelMetadata
 from engine.own_model.screening import OwnModelSystem, screen_with
+from engine.own_model.trial import series_of
 from engine.own_model.wording import own_model_verdict
 from engine.package_writing import write_package
 from engine.packages import read_package
 from engine.runners.interface import RunnerOptions
 from engine.runners.openvino_runner import OpenVINORunner
-from engine.volume import Geometry, SourceSlice, Volume
+from engine.volume import Volume
 
 FOR_PEOPLE = ("description", "authors", "copyright", "license", "intended_use", "training_data", "metrics")
 """What a description says for the model card; what it leaves out is said to be not stated."""
@@ -94,11 +94,7 @@ def try_out(folder: Path) -> OwnModelFindings:
 
 def _made_up() -> Volume:
     """Four axial slices of 48 x 64 pixels of noise, HU from -1000 to 200, always the same."""
-    hu = np.random.default_rng(20).integers(-1000, 200, (4, 48, 64)).astype(np.int16)
-    positions = np.array([[0.0, 0.0, 3.0 * z] for z in range(len(hu))])
-    geometry = Geometry(positions, np.array([1.0, 0, 0]), np.array([0.0, 1, 0]), (2.0, 2.0), 3.0)
-    sources = tuple(SourceSlice(CTImageStorage, f"2.25.{z}", None, z) for z in range(len(hu)))
-    return Volume(hu, geometry, sources, "2.25.100", "2.25.101", "2.25.102")
+    return series_of(np.random.default_rng(20).integers(-1000, 200, (4, 48, 64)).astype(np.int16))
 
 
 def model_card(description: Mapping[str, Any]) -> str:

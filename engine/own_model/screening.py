@@ -17,8 +17,9 @@ from engine.own_model.contract import GRAPH, OwnModelMetadata
 from engine.own_model.deciding import Scores, labels_of, patient_classes, rule_words
 from engine.own_model.grids import Grid, slice_grid, volume_grid
 from engine.own_model.patches import averaged, patch_places
-from engine.own_model.sampling import Floats, returned, sampled
-from engine.own_model.tensors import AIR_HU, classification_scores, input_tensor, segmentation_scores
+from engine.own_model.sampling import returned
+from engine.own_model.tensors import classification_scores, input_tensor, segmentation_scores
+from engine.own_model.views import stacked, volume_sampled, with_channels
 from engine.packages import ModelPackage
 from engine.runners.batches import Output, in_batches
 from engine.runners.interface import Runner, Tensors
@@ -54,7 +55,7 @@ class OwnModelSystem:
 
         def tensors() -> Iterator[Tensors]:
             for hu in stacks:
-                tensor = input_tensor(hu, self.metadata)
+                tensor = input_tensor(_filled(hu, self.metadata.preprocessing.batch), self.metadata)
                 given.append((len(hu), tensor.shape))
                 yield {self.metadata.input_name: tensor}
 
@@ -62,9 +63,16 @@ class OwnModelSystem:
             count, shape = given.popleft()
             output = Output(GRAPH, results)
             if self.metadata.task == "classification":
-                yield classification_scores(output, count, self.metadata)
+                filled = max(count, self.metadata.preprocessing.batch or 0)
+                yield classification_scores(output, filled, self.metadata)[:count]
             else:
-                yield segmentation_scores(output, shape, self.metadata)
+                yield segmentation_scores(output, shape, self.metadata)[:count]
+
+
+def _filled(hu: npt.NDArray[np.floating], batch: int | None) -> npt.NDArray[np.floating]:
+    """HU [N, ...] with the last item repeated up to a batch of fixed size, which some networks were exported with."""
+    missing = (batch or 0) - len(hu)
+    return hu if missing <= 0 else np.concatenate([hu, np.repeat(hu[-1:], missing, axis=0)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +129,7 @@ def _slices(system: OwnModelSystem, volume: Volume, lungs: Mask, with_lung: Mask
     labels = np.zeros(volume.shape, dtype=np.uint8) if metadata.task == "segmentation" else None
 
     def each(batches: Iterable[npt.NDArray[np.intp]]) -> Iterator[Scores]:
-        return system.scores_each(_stack(volume.hu, slices, grid, metadata) for slices in batches)
+        return system.scores_each(stacked(volume.hu, slices, grid, metadata) for slices in batches)
 
     for slices, given in in_batches(each, wanted, system.items_per_call):
         if labels is None:
@@ -132,23 +140,6 @@ def _slices(system: OwnModelSystem, volume: Volume, lungs: Mask, with_lung: Mask
         placed = labels_of(np.moveaxis(_in_slices(given, grid), 1, 0), metadata)
         labels[slices[:, None, None], rows, columns] = placed
     return _Seen(scores[wanted], scores, labels)
-
-
-def _stack(
-    hu: npt.NDArray[np.int16], slices: npt.NDArray[np.intp], grid: Grid, metadata: OwnModelMetadata
-) -> Floats:
-    """HU float32 [N, C, H, W] of slices, sampled; with `neighbours` the channels are the slices around each."""
-    channels, middle = metadata.input.num_channels, metadata.input.num_channels // 2
-    if metadata.preprocessing.channels == "neighbours":
-        around = np.clip(slices[:, None] + np.arange(channels) - middle, 0, len(hu) - 1)
-        return _plane_sampled(hu[around], grid)
-    plane = _plane_sampled(hu[slices][:, None], grid)
-    return np.repeat(plane, channels, axis=1) if channels > 1 else plane
-
-
-def _plane_sampled(values: npt.NDArray[np.generic], grid: Grid) -> Floats:
-    rows = sampled(values, grid.rows, values.ndim - 2, AIR_HU)
-    return sampled(rows, grid.columns, values.ndim - 1, AIR_HU)
 
 
 def _in_slices(scores: Scores, grid: Grid) -> Scores:
@@ -166,30 +157,24 @@ def _covered(grid: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
 def _volume(system: OwnModelSystem, volume: Volume, lungs: Mask) -> _Seen:
     metadata = system.metadata
     grid = volume_grid(metadata, volume.geometry, volume.shape, lungs)
-    assert grid.slices is not None
-    hu = sampled(_plane_sampled(volume.hu, grid), grid.slices, 0, AIR_HU)
+    hu = volume_sampled(volume.hu, grid)
     if metadata.task == "classification":
-        return _Seen(system.scores(_with_channels(hu[None], metadata)))
+        return _Seen(system.scores(with_channels(hu[None], metadata)))
     if metadata.input.is_patch_data:
         dense = _patched(system, hu)
     else:
-        dense = system.scores(_with_channels(hu[None], metadata))[0]
+        dense = system.scores(with_channels(hu[None], metadata))[0]
     return _Seen(dense.max(axis=(1, 2, 3))[None], labels=_volume_labels(dense, grid, volume.shape, metadata))
 
 
-def _with_channels(hu: Floats, metadata: OwnModelMetadata) -> Floats:
-    """[N, D, H, W] as [N, C, D, H, W], each channel the same."""
-    return np.repeat(hu[:, None], metadata.input.num_channels, axis=1)
-
-
-def _patched(system: OwnModelSystem, hu: Floats) -> Scores:
+def _patched(system: OwnModelSystem, hu: npt.NDArray[np.floating]) -> Scores:
     metadata = system.metadata
-    patch = tuple(int(side) for side in metadata.input.spatial_shape)
+    patch = tuple(int(side) for side in metadata.sides)
     places = patch_places(hu.shape, patch, metadata.preprocessing.patch_overlap)
 
     def each(batches: Iterable[npt.NDArray[np.intp]]) -> Iterator[Scores]:
         return system.scores_each(
-            _with_channels(np.stack([hu[places[n]] for n in numbers]), metadata) for numbers in batches
+            with_channels(np.stack([hu[places[n]] for n in numbers]), metadata) for numbers in batches
         )
 
     scored = (

@@ -141,3 +141,14 @@ def test_slices_without_lung_are_not_given_to_the_network(brightening: Volume, o
     findings = screen_with(system, brightening, lungs, lungs.any(axis=(1, 2)))
     assert findings.slice_scores[:, 0] == pytest.approx([0, 0, 0.2, 0.3, 0.4, 0, 0, 0, 0, 0], abs=1e-6)
     assert findings.classes[0].score == pytest.approx(0.4)
+
+
+def test_a_batch_of_fixed_size(brightening: Volume, say) -> None:
+    """Ten slices in threes: the last batch is filled up, and what fills it is not counted."""
+    findings = say(
+        brightening,
+        mean_score(3, 1, 4, 4),
+        network_data_format=data_format([4, 4], "classification"),
+        preprocessing={"hu_windows": [[-900, -400]], "batch": 3},
+    )
+    assert findings.slice_scores[:, 0] == pytest.approx(np.arange(10) / 10, abs=1e-6)

@@ -131,6 +131,21 @@ def test_orientation_turns_prone_and_feet_first_series(volume_like, say, row: An
     assert volume.geometry.to_patient(voxels)[:, 0].min() > volume.geometry.to_patient(others)[:, 0].max()
 
 
+def test_sides_are_in_the_order_of_the_layout(block: Volume, say) -> None:
+    """A patch of 24 columns, 32 rows and 16 slices, as MONAI names it."""
+    findings = say(
+        block,
+        two_channels("N", 1, 24, 32, 16),
+        network_data_format=data_format(
+            [24, 32, 16], "segmentation", channels=2, is_patch_data=True, layout="NCWHD"
+        ),
+        preprocessing=WINDOW | {"orientation": "RAS"},
+        postprocessing={"activation": "softmax"},
+        classes=[{"channel": 1, "key": "dense", "code": DENSE}],
+    )
+    assert np.array_equal(findings.labels, block.hu > -650)
+
+
 def test_layouts_of_other_tools(block: Volume, say) -> None:
     """Columns first, as MONAI's readers have it; without batch or channel; channels last."""
     for layout, shape in (("NCWH", ["N", 1, "W", "H"]), ("HW", ["H", "W"]), ("NHWC", ["N", "H", "W", 1])):
