@@ -80,6 +80,18 @@ def fused_slice_probabilities(p_lesion: npt.ArrayLike, p_class: npt.ArrayLike) -
     return fused
 
 
+WindowFusion = Literal["scores", "features"]
+"""What is averaged over the windows of M3Lung-Sys for a patient: the patient network's scores, or its input."""
+
+
+def patient_inputs(features: npt.NDArray[np.float32], fusion: WindowFusion) -> npt.NDArray[np.float32]:
+    """What the patient network is run on: features float32 [passes, n, D] of features [windows, n, D].
+
+    "scores" is a pass per window, whose probabilities are averaged after it; "features" one on their mean.
+    """
+    return features if fusion == "scores" else features.mean(axis=0, keepdims=True, dtype=np.float32)
+
+
 def m3_nonparametric(
     p_lesion: npt.ArrayLike, p_class: npt.ArrayLike, threshold: float = 0.99
 ) -> M3NonparametricVerdict:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engine.assessment import fused_slice_probabilities, m3_nonparametric
+from engine.assessment import fused_slice_probabilities, m3_nonparametric, patient_inputs
 from engine.errors import RunnerFailed
 from engine.findings import MAP_GRID, M3LungFindings, PneumoniaClass
 from engine.heatmaps import placed
@@ -84,7 +84,8 @@ def assess(outputs: SliceOutputs, system: M3System) -> M3LungFindings:
     """The patient's class from the slices, by the rule that the package names."""
     per_slice = fused_slice_probabilities(outputs.lesion, outputs.classes)
     if system.metadata.thresholds.patient_rule == "network":
-        patient = np.mean([_patient(f, system) for f in outputs.features], axis=0)
+        inputs = patient_inputs(outputs.features, system.metadata.thresholds.window_fusion)
+        patient = np.mean([_patient(f, system) for f in inputs], axis=0)
         label = int(np.argmax(patient))
     else:
         patient = per_slice.mean(axis=0)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from engine.assessment import WindowFusion
 from engine.errors import PackageInvalid
 from engine.findings import PackageReference
 from engine.own_model.contract import OwnModelMetadata
@@ -52,10 +53,11 @@ class M3Preprocessing(Section):
 
 
 class M3Thresholds(Section):
-    """Which rule gives the patient's class, and T of eq. 5."""
+    """Which rule gives the patient's class, T of eq. 5, and what the patient network averages over the windows."""
 
     patient_rule: Literal["network", "nonparametric"] = "network"
     nonparametric: Probability = 0.99
+    window_fusion: WindowFusion = "scores"
 
 
 class JCSMetadata(Metadata):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from engine.assessment import WindowFusion
 from engine.errors import PackageInvalid
 from engine.jcs import centre_crop
 from engine.packages import JCSMetadata, M3Metadata, read_package
@@ -23,8 +24,8 @@ from training.datasets.items import Item
 from training.lung_boxes import LungBoxes
 from training.outputs import RECIPE, WEIGHTS, load_trained
 from training.patients import weights_fingerprint
-from training.preprocessing import normalise_grey, resize_square, window
-from training.recipe import Recipe, RecipeError
+from training.preprocessing import M3_CENTRES, M3_WIDTH, normalise_grey, resize_square, window
+from training.recipe import Recipe
 from training.serving import JCSClassifyGraph, JCSSegmentGraph, LesionPredictor, M3PatientGraph, M3SlicesGraph
 
 Array = npt.NDArray[Any]
@@ -51,6 +52,7 @@ class Candidate:
     patient_mode: Literal["auto", "absolute", "proportional"] = "auto"
     lesion_threshold: float = 0.5
     nonparametric: float = 0.99
+    window_fusion: WindowFusion = "scores"
     segment_margin: int | None = None
 
     def crop(self, hu: Array, item: Item, boxes: LungBoxes) -> Array | None:
@@ -119,6 +121,7 @@ def _packaged(path: Path) -> Candidate:
         package.sha256,
         margin=metadata.preprocessing.crop_margin,
         nonparametric=metadata.thresholds.nonparametric,
+        window_fusion=metadata.thresholds.window_fusion,
     )
 
 
@@ -162,7 +165,7 @@ def _graph(recipe: Recipe, network: nn.Module) -> tuple[str, nn.Module]:
         return "slices", M3SlicesGraph(network, image.size)
     if recipe.task == "jcs-classifier":
         return "classify", BaselineClassifyGraph(network, image.size, *middle)
-    raise RecipeError(f"a baseline of {recipe.task} has no evaluation; train it as jcs-classifier")
+    return "slices", BaselineSlicesGraph(network, image.size)
 
 
 class BaselineClassifyGraph(nn.Module):
@@ -178,6 +181,27 @@ class BaselineClassifyGraph(nn.Module):
         """As in the class's first line."""
         grey = resize_square(window(hu.float(), self.centre, self.width)[:, None], self.size)
         return torch.softmax(self.network(normalise_grey(grey)), dim=1)[:, 1]
+
+
+class BaselineSlicesGraph(nn.Module):
+    """A four-class baseline: int16 HU [N, H, W] of the lung box -> `lesion_probability` [N, 2], `class_probability`
+    [N, 4], means over the windows of M3Lung-Sys; no location map, no features.
+
+    A lesion is whatever is not healthy, so that the non-parametric rule (eq. 4-5) names the patient.
+    """
+
+    output_names = ("lesion_probability", "class_probability")
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network, self.size = network, size
+
+    def forward(self, hu: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the class's first line."""
+        resized = resize_square(hu.float()[:, None], self.size)
+        seen = [self.network(normalise_grey(window(resized, centre, M3_WIDTH))) for centre in M3_CENTRES]
+        classes = torch.stack([torch.softmax(logits, dim=1) for logits in seen]).mean(dim=0)
+        return torch.stack([classes[:, 0], 1 - classes[:, 0]], dim=1), classes
 
 
 def outputs_by_name(candidates: list[Candidate]) -> Mapping[str, Candidate]:

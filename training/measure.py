@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.assessment import fused_slice_probabilities, jcs_patient_rule, m3_nonparametric
+from engine.assessment import (
+    fused_slice_probabilities,
+    jcs_patient_rule,
+    m3_nonparametric,
+    patient_inputs,
+)
 from training.candidates import Candidate
 from training.datasets.items import CLASSES, Item
 from training.datasets.pixels import PixelSource
@@ -55,7 +60,7 @@ class SliceResults:
     probability: Floats
     lesion: Floats
     features: list[npt.NDArray[np.float32] | None]
-    """Per item [windows, D], None where there is no lung."""
+    """Per item [windows, D], None where there is no lung or the network has none."""
 
 
 def classify(candidate: Candidate, items: Sequence[Item], pixels: PixelSource) -> SliceResults:
@@ -76,7 +81,8 @@ def classify(candidate: Candidate, items: Sequence[Item], pixels: PixelSource) -
         out = candidate.run("slices", crop[None])
         lesion[place] = out["lesion_probability"][0]
         probability[place] = out["class_probability"][0]
-        features[place] = out["features"][:, 0]
+        if "features" in out:
+            features[place] = out["features"][:, 0]
     return SliceResults(probability, lesion, features)
 
 
@@ -135,8 +141,8 @@ def measure_patients(
 def _m3_patient(candidate: Candidate, results: SliceResults, places: Ints) -> tuple[int, Floats]:
     features = [f for p in places if (f := results.features[int(p)]) is not None]
     if "patient" in candidate.graphs and features:
-        windows = np.stack(features, axis=1)
-        share = np.mean([candidate.run("patient", one)["probability"] for one in windows], axis=0)
+        inputs = patient_inputs(np.stack(features, axis=1), candidate.window_fusion)
+        share = np.mean([candidate.run("patient", one)["probability"] for one in inputs], axis=0)
         return int(np.argmax(share)), np.asarray(share, np.float64)
     verdict = m3_nonparametric(results.lesion[places], results.probability[places], candidate.nonparametric)
     return verdict.label, np.asarray(verdict.probabilities.mean(axis=0), np.float64)

@@ -105,11 +105,15 @@ class Mixup(_Section):
 
 
 class Guidance(_Section):
-    """Segmentation-guided loss of JCS eq. 4, weighted by `beta`; for M3Lung-Sys the same of its location map."""
+    """Segmentation-guided loss of JCS eq. 4, weighted by `beta`; for M3Lung-Sys the same of its location map.
+
+    `grid`: JCS's map is compared at the size of the `mask`, or at that of the `feature` map with the mask averaged.
+    """
 
     beta: Annotated[float, Field(ge=0)] = 0.0
     form: Literal["paper", "mse"] = "paper"
     relu: Literal["per_channel", "sum"] = "per_channel"
+    grid: Literal["mask", "feature"] = "mask"
 
 
 class Dice(_Section):

@@ -155,10 +155,16 @@ class SliceTraining(nn.Module):
         (logits, am), parts = self._with_heads(with_map, images, batch)
         ill = _shows_lesion(batch)
         if bool(ill.any()):
-            mask = batch["mask"][ill]
-            at_mask = normalise_activation_map(resize(am[ill][:, None].float(), spatial_size(mask))[:, 0])
-            parts["guidance"] = segmentation_guided_loss(at_mask, mask[:, 0], self.recipe.guidance.form)
+            parts["guidance"] = self._map_loss(am[ill].float(), batch["mask"][ill])
         return logits, parts
+
+    def _map_loss(self, am: Tensor, mask: Tensor) -> Tensor:
+        """Eq. 4 of activation maps [N, h, w] against masks [N, 1, H, W]."""
+        guidance = self.recipe.guidance
+        if guidance.grid == "feature":
+            mask = functional.adaptive_avg_pool2d(mask, spatial_size(am))
+        at_mask = resize(am[:, None], spatial_size(mask))[:, 0]
+        return segmentation_guided_loss(normalise_activation_map(at_mask), mask[:, 0], guidance.form)
 
     def _with_heads(
         self, run: Callable[[Tensor], Any], images: Tensor, batch: Sample

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from engine.assessment import jcs_patient_rule, m3_nonparametric
+from engine.assessment import jcs_patient_rule, m3_nonparametric, patient_inputs
 
 
 def probabilities(positive: int, n: int) -> np.ndarray:
@@ -98,3 +98,9 @@ def test_m3_refuses_other_shapes() -> None:
         m3_nonparametric([[0.5, 0.5]], [[0.5, 0.5]])
     with pytest.raises(ValueError, match="at least one slice"):
         m3_nonparametric(np.zeros((0, 2)), np.zeros((0, 4)))
+
+
+def test_patient_inputs_are_a_pass_per_window_or_one_of_their_mean() -> None:
+    features = np.array([[[1.0, 0.0]], [[2.0, 3.0]], [[6.0, 3.0]]], dtype=np.float32)
+    assert patient_inputs(features, "scores") is features
+    assert patient_inputs(features, "features").tolist() == [[[3.0, 2.0]]]

@@ -38,8 +38,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "m3-patient": {"network": {"head_width": 4, "heads": 2, "norm": "relu_sum"}},
     "unet": {"network": {"baseline": "unet"}, "image": {"size": 32}},
     "resnet18": {"network": {"baseline": "resnet18"}, "image": {"size": 32}},
+    "four": {
+        "network": {"baseline": "resnet18"},
+        "image": {"size": 32, "centre": [-700, -500], "width": [1200, 1200]},
+    },
 }
-TASKS = {"unet": "jcs-segmenter", "resnet18": "jcs-classifier"}
+TASKS = {"unet": "jcs-segmenter", "resnet18": "jcs-classifier", "four": "m3-slice"}
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +156,7 @@ def test_trainings_of_another_task_are_refused(trainings: dict[str, Path], tmp_p
 def test_the_report_has_every_level_and_the_published_scores(
     packages: dict[str, Path], trainings: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    paths = [packages["jcs"], packages["m3"], trainings["unet"], trainings["resnet18"]]
+    paths = [packages["jcs"], packages["m3"], *(trainings[name] for name in ("unet", "resnet18", "four"))]
     report = evaluate(paths, data, tmp_path / "report", "test", 20).read_text()
     content = json.loads((tmp_path / "report/report.json").read_text())
     found = {name: set(levels) for name, levels in content["candidates"].items()}
@@ -161,6 +165,7 @@ def test_the_report_has_every_level_and_the_published_scores(
         "tiny (2)": {"slices", "patients"},
         "unet": {"lesions"},
         "resnet18": {"slices", "patients"},
+        "four": {"slices", "patients"},
     }
     assert content["sha256"]["tiny"] == package_hash(packages["jcs"])
     lesions = content["candidates"]["tiny"]["lesions"]["scores"]

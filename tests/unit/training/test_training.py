@@ -482,6 +482,22 @@ def test_mixing_across_sources_finds_a_partner_of_another_source() -> None:
     assert sorted(alone.tolist()) == [0, 1, 2, 3]
 
 
+def test_guidance_on_either_grid_by_hand() -> None:
+    """Map 0 / 1 in the halves against a mask of the right half, of which a quarter is missing."""
+    am = torch.tensor([[[0.0, 3.0], [0.0, 3.0]]])
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 2:] = 1
+    mask[..., 0, 2:] = 0
+    losses = {}
+    for grid in ("mask", "feature"):
+        recipe = recipe_for("jcs-classifier", (f"guidance.grid={grid}",))
+        losses[grid] = float(SliceTraining(build_network(recipe), recipe)._map_loss(am, mask))
+    # Averaged the mask is 0, 0.5 / 0, 1: one cell of four is off by a half.
+    assert losses["feature"] == pytest.approx(0.25 / 4)
+    # Bilinear columns are 0, 1/4, 3/4, 1; the first row of the right half is off by 3/4 and 1, the others by 1/4 and 0.
+    assert losses["mask"] == pytest.approx((4 * 0.25**2 + 0.75**2 + 1 + 3 * 0.25**2) / 16)
+
+
 def test_guidance_counts_only_images_with_a_mask() -> None:
     recipe = recipe_for("jcs-classifier", ("guidance.beta=2",))
     module = SliceTraining(build_network(recipe), recipe).eval()
