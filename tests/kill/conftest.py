@@ -315,7 +315,7 @@ def _settings(folder: Path, url: str, port: int, pacs: StorageSCP) -> dict[str, 
         "commitment": {"ask": "off"},
     }
     return {
-        "listener": {"port": port},
+        "listener": {"port": port, "share_port": True},
         "storage": {"path": str(folder / "storage"), "reserve_mb": 0},
         "database": {"url": url},
         "completeness": {"quiet_seconds": 1.0, "max_wait_seconds": 60},

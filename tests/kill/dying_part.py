@@ -2,6 +2,7 @@
 
     python dying_part.py PART CONFIG [EDGE WHEN NTH SIGNAL]
 
+PART may have a number, worker#2, where several of a kind run.
 EDGE is `module:name` of a function; the signal comes before or after (WHEN) its NTH call. SIGKILL leaves no time for
 anything, as the loss of power does; SIGSTOP makes the process hang.
 """
@@ -69,12 +70,13 @@ def main() -> None:
     if part == "migration":
         return
     parts = dict(PARTS) | {"screening-worker": PARTS["worker"]}
-    if part == "worker":
+    kind = part.partition("#")[0]
+    if kind == "worker":
         from light_casework import run_light_worker
 
         parts["worker"] = run_light_worker
     ready = path.parent / f"{part}-{os.getpid()}.ready"
-    parts[part](configuration, stop, ready.touch)  # type: ignore[arg-type]
+    parts[kind](configuration, stop, ready.touch)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

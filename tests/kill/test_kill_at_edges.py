@@ -91,19 +91,28 @@ def conftest(world: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_killed_at_any_time(world: Any, study: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("fault", "parts"),
+    [
+        ("any time, any part", PARTS),
+        ("any time, two listeners at one port, two workers", (*PARTS, "listener#2", "worker#2")),
+    ],
+)
+def test_killed_at_any_time(
+    world: Any, study: Callable[..., Any], fault: str, parts: tuple[str, ...]
+) -> None:
     """Any part, at random times, while studies come in."""
-    tally = world.tally("any time, any part", "SIGKILL at random times")
+    tally = world.tally(fault, "SIGKILL at random times")
     seed = int(os.environ.get("LUNGNODE_KILL_SEED", "7"))
     chance = random.Random(seed)
-    world.run(*PARTS)
+    world.run(*parts)
     before = world.deaths.total()
     over = threading.Event()
 
     def killer() -> None:
         kills = 0
         while kills < 2 * ROUNDS and not over.wait(chance.uniform(0.0, 3.0)):
-            part = chance.choice(PARTS)
+            part = chance.choice(parts)
             if world.is_ready(part):  # killed while it starts it would never come to anything
                 world.parts[part].kill()
                 kills += 1
