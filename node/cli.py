@@ -10,6 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from node.batch.command import add_batch_command
+from node.capacity.command import add_capacity_command
 from node.command_options import CommandError
 from node.configuration_commands import add_configuration_commands
 from node.engine_commands import add_engine_commands
@@ -33,6 +34,7 @@ studies = typer.Typer(no_args_is_help=True, help="What became of the studies tha
 add_service_commands(app)
 add_offline_commands(app)
 add_batch_command(app)
+add_capacity_command(app)
 add_inspection_commands(app, studies)
 add_study_commands(studies)
 app.add_typer(studies, name="studies")
@@ -110,6 +112,7 @@ _FORESEEN = frozenset(
         "EngineError",
         "ListenerCannotStart",
         "NoFilesError",
+        "NothingMeasured",
         "NothingToDo",
         "PeerUnreachableError",
         "QueryFailed",
