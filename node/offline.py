@@ -40,10 +40,11 @@ def screen_files(paths: Iterable[Path], out: Path, casework: Casework) -> Offlin
     case = casework.work(paths, lambda volume: Occasion(last_acquisition(volume)))
     out.mkdir(parents=True, exist_ok=True)
     files = []
-    made = {item.kind for item in case.objects}
+    made = {f"{item.name}.dcm" for item in case.objects}
     for kind in casework.kinds:
-        if kind not in made:
-            (out / f"{kind}.dcm").unlink(missing_ok=True)
+        for left in (out / f"{kind}.dcm", *out.glob(f"{kind}-[0-9][0-9].dcm")):
+            if left.name not in made:
+                left.unlink(missing_ok=True)
     for item in case.objects:
         files.append(out / f"{item.name}.dcm")
         write_durably(files[-1], item.encoded)
