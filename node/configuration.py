@@ -232,6 +232,26 @@ class PriorsConfiguration(_Section):
     deliver: bool = False
 
 
+class WorkitemCodeConfiguration(_Section):
+    """A coded concept."""
+
+    value: str = Field(min_length=1, max_length=16)
+    scheme: str = Field(min_length=1, max_length=16)
+    meaning: str = Field(min_length=1, max_length=64)
+
+
+class WorklistConfiguration(_Section):
+    """A UPS-RS server whose workitems the node performs (IHE AIW-I)."""
+
+    url: str = Field(pattern=r"^https?://")
+    code: WorkitemCodeConfiguration
+    poll_seconds: Seconds = 10.0
+    patience_seconds: Seconds = 3600.0
+    oauth2: OAuth2Configuration | None = None
+    tls: ClientTLSConfiguration = ClientTLSConfiguration()
+    timeout_seconds: Seconds = 30.0
+
+
 class StowListenerConfiguration(_Section):
     """STOW-RS as a way in, beside the DICOM listener."""
 
@@ -411,6 +431,7 @@ class Configuration(BaseSettings):
     query_source: QuerySourceConfiguration | None = None
     dicomweb_source: DicomwebSourceConfiguration | None = None
     priors: PriorsConfiguration = PriorsConfiguration()
+    worklist: WorklistConfiguration | None = None
     peers: tuple[PeerConfiguration, ...] = ()
     models: Annotated[tuple[Path, ...], AfterValidator(_not_empty)] = Field(default_factory=installed_models)
     routing: Rules = ()
@@ -510,6 +531,7 @@ def resolve(configuration: Configuration, base: Path) -> Configuration:
             "peers": _with_absolute_tls(configuration.peers, base),
             "query_source": _one_with_absolute_tls(configuration.query_source, base),
             "dicomweb_source": _one_with_absolute_tls(configuration.dicomweb_source, base),
+            "worklist": _one_with_absolute_tls(configuration.worklist, base),
             "notifications": configuration.notifications.model_copy(
                 update={
                     "template": None

@@ -18,6 +18,7 @@ from node.configuration import (
     DestinationConfiguration,
     DicomwebSourceConfiguration,
     StowDestinationConfiguration,
+    WorklistConfiguration,
 )
 from node.prior_fetching import PriorPolicy, PriorRouting, PriorSeeker
 from reporting.delivery.commitment import CommitmentPolicy, Committer, take_report
@@ -39,6 +40,8 @@ from store.database import Database
 from store.deliveries import Backoff
 
 if TYPE_CHECKING:
+    from node.task_performing import TaskPerformer
+
     # What speaks HTTP is imported where it is configured: the listener is small without it
     from reporting.delivery.stow import StowService
     from scp.pacs_query.dicomweb import DicomwebSource
@@ -107,7 +110,9 @@ def stow_couriers(configuration: Configuration, database: Database, name: str, c
     ]
 
 
-def _stow_service(section: StowDestinationConfiguration | DicomwebSourceConfiguration) -> StowService:
+def _stow_service(
+    section: StowDestinationConfiguration | DicomwebSourceConfiguration | WorklistConfiguration,
+) -> StowService:
     from reporting.delivery.stow import ClientCredentials, StowService
 
     given = section.oauth2
@@ -203,6 +208,35 @@ def prior_seeker(
         backoff(configuration),
         clock,
     )
+
+
+def task_performer(
+    configuration: Configuration, database: Database, receiver: Receiver, clock: Clock
+) -> TaskPerformer | None:
+    """Performs the workitems of a worklist, where one is configured."""
+    section = configuration.worklist
+    if section is None:
+        return None
+    from node.task_performing import Fetcher, Performer, TaskPerformer
+    from reporting.delivery.stow import open_session
+    from scp.pacs_query.worklist import WorkitemCode, Worklist
+
+    fetcher = None
+    found = _query_source(configuration)
+    if found is not None and found[3]:
+        source, peer, _, _ = found
+        name = f"worklist@{configuration.listener.host}:{configuration.listener.port}"
+        with database.write() as session:
+            receipts.close_left_over(session, listener=name, now=clock())
+        fetcher = Fetcher(source, partial(fetching, receiver, database, peer, name, clock))
+    performer = Performer(
+        code=WorkitemCode(section.code.value, section.code.scheme, section.code.meaning),
+        station=configuration.listener.ae_title,
+        retrieve_ae_title=next((d.ae_title for d in configuration.destinations), ""),
+        patience=timedelta(seconds=section.patience_seconds),
+    )
+    worklist = Worklist(section.url, open_session(_stow_service(section)), section.timeout_seconds)
+    return TaskPerformer(database, worklist, performer, fetcher, clock)
 
 
 def grounds(configuration: Configuration, database: Database, receiver: Receiver, clock: Clock) -> Grounds:

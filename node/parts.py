@@ -93,6 +93,14 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
             threading.Thread(
                 target=seeker.run, args=(ended, PRIORS_POLL_SECONDS), name="priors", daemon=True
             ).start()
+        performer = pacs_services.task_performer(configuration, database, listener.receiver, clock)
+        if performer is not None and configuration.worklist is not None:
+            threading.Thread(
+                target=performer.run,
+                args=(ended, configuration.worklist.poll_seconds),
+                name="worklist",
+                daemon=True,
+            ).start()
         try:
             ready()
             while not stop.wait(COMPLETENESS_POLL_SECONDS if grounds.receiving else IDLE_POLL_SECONDS):

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from store.columns import UTCDateTime
-from store.states import DeliveryState, PriorState, StudyState
+from store.states import DeliveryState, PriorState, StudyState, WorkitemState
 
 UID = String(64)
 """PS3.5 9.1: a UID has at most 64 characters."""
@@ -255,6 +255,20 @@ class PriorSearch(Base):
     next_attempt_at: Mapped[datetime]
     changed_at: Mapped[datetime]
     why: Mapped[str] = mapped_column(Text, default="")
+
+
+class Workitem(Base):
+    """A workitem of a worklist that the node claims, see `store.workitems`. since: when it came to its state."""
+
+    __tablename__ = "workitems"
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True)
+    workitem_uid: Mapped[str] = mapped_column(UID, unique=True)
+    transaction_uid: Mapped[str] = mapped_column(UID)
+    study_instance_uid: Mapped[str] = mapped_column(UID)
+    state: Mapped[WorkitemState] = mapped_column(_enum(WorkitemState), index=True)
+    told: Mapped[str] = mapped_column(Text, default="")
+    since: Mapped[datetime]
 
 
 class Announcement(Base):

@@ -96,5 +96,14 @@ class PriorState(enum.StrEnum):
     ENDED = "ended"
 
 
+class WorkitemState(enum.StrEnum):
+    """Where a workitem of a worklist stands with us."""
+
+    CLAIMING = "claiming"
+    CLAIMED = "claimed"
+    ENDED = "ended"
+    """Completed, canceled, or not ours after all."""
+
+
 UNDERWAY = (DeliveryState.PENDING, DeliveryState.STORED)
 """States of a delivery that has not ended."""
