@@ -37,8 +37,8 @@ class ReportOptions:
 
     charset: `utf8` writes all text as ISO_IR 192; `keep` leaves names in the character set of the source.
     segmentation: BINARY is what viewers read; LABELMAP (Supplement 243) is smaller and newer.
-    parametric_map: `compact` is on the map's own grid, about 1 MB a study; `full` is at the matrix of the CT for every
-        slice, 0.5 MiB a slice of 512 x 512 unless deflated, which OHIF needs.
+    parametric_map: `compact` is uint16 on the map's own grid, about 1 MB a study; `full` is float32 at the matrix of
+        the CT for every slice, 1 MiB a slice of 512 x 512 unless deflated, which OHIF needs.
     omit_empty_frames: leave out frames without a lesion; some old viewers need them all.
     deflated: Segmentations and Parametric Maps in Deflated Explicit VR Little Endian, a twentieth of the size.
     individual_lesions: so many lesions get a segment of their own, the rest share one.

@@ -33,7 +33,7 @@ from reporting.source_images import SourceImages, plane_position
 from reporting.uids import ResultUids
 
 FULL_SCALE = 65535
-"""The stored value of 1.0."""
+"""The stored value of 1.0 in a compact map."""
 
 _STEPS = 256
 
@@ -105,7 +105,8 @@ def _compact_frames(
     return {
         "source_images": _images_of(sources, shown),
         "pixel_array": np.round(heatmap.values[shown] * FULL_SCALE).astype(np.uint16),
-        **_stored_scale(heatmap),
+        "real_world_value_mappings": [_mapping(heatmap, (0, FULL_SCALE), 1 / FULL_SCALE)],
+        "voi_lut_transformations": [VOILUTTransformation(FULL_SCALE / 2, float(FULL_SCALE))],
         "pixel_measures": PixelMeasuresSequence(spacing, geometry.slice_thickness),
         "plane_orientation": PlaneOrientationSequence("PATIENT", [float(v) for v in directions]),
         "plane_positions": [
@@ -115,29 +116,21 @@ def _compact_frames(
 
 
 def _full_frames(heatmap: Heatmap, volume: Volume, sources: SourceImages) -> dict[str, Any]:
-    """uint16 frames at the matrix of the CT, one for every slice.
+    """float32 frames at the matrix of the CT, one for every slice, in steps of 1/256.
 
-    Interpolated values have no more to say than 256 steps; in steps a deflated file is eight times smaller.
+    Floats, since OHIF shows stored values from 0 to 1 and overflows with integers. Interpolated values have no more to
+    say than 256 steps, and a deflated file of them is small.
     """
     rows, columns = volume.shape[1:]
-    values = np.zeros(volume.shape, np.uint16)
+    values = np.zeros(volume.shape, np.float32)
     for z in np.flatnonzero(heatmap.values.any(axis=(1, 2))):
         enlarged = Image.fromarray(heatmap.values[z]).resize((columns, rows), Image.Resampling.BILINEAR)
-        values[z] = np.round(np.asarray(enlarged) * (_STEPS - 1)).astype(np.uint16) * (
-            FULL_SCALE // (_STEPS - 1)
-        )
+        values[z] = np.round(np.asarray(enlarged) * _STEPS) / _STEPS
     return {
         "source_images": sources.derived_from,
         "pixel_array": sources.as_stored(values),
-        **_stored_scale(heatmap),
-    }
-
-
-def _stored_scale(heatmap: Heatmap) -> dict[str, Any]:
-    """What stored values mean, and how they are shown."""
-    return {
-        "real_world_value_mappings": [_mapping(heatmap)],
-        "voi_lut_transformations": [VOILUTTransformation(FULL_SCALE / 2, float(FULL_SCALE))],
+        "real_world_value_mappings": [_mapping(heatmap, (0.0, 1.0), 1.0)],
+        "voi_lut_transformations": [VOILUTTransformation(0.5, 1.0)],
     }
 
 
@@ -150,8 +143,8 @@ def _order_frames(dataset: Dataset, geometry: Geometry) -> None:
     frames = dataset.PerFrameFunctionalGroupsSequence
     places = np.array([f.PlanePositionSequence[0].ImagePositionPatient for f in frames], dtype=np.float64)
     order = np.argsort(places @ geometry.normal)
-    values = np.frombuffer(dataset.PixelData, np.uint16).reshape(len(frames), -1)
-    dataset.PixelData = values[order].tobytes()
+    values = np.frombuffer(dataset.FloatPixelData, np.float32).reshape(len(frames), -1)
+    dataset.FloatPixelData = values[order].tobytes()
     dataset.PerFrameFunctionalGroupsSequence = [frames[i] for i in order]
     for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
         frame.FrameContentSequence[0].DimensionIndexValues = number
@@ -195,14 +188,14 @@ class _Mapping(RealWorldValueMapping):
         return str(self.LUTLabel)
 
 
-def _mapping(heatmap: Heatmap) -> RealWorldValueMapping:
+def _mapping(heatmap: Heatmap, stored: tuple[float, float], slope: float) -> RealWorldValueMapping:
     """Stored values to 0..1."""
     return _Mapping(
         lut_label=heatmap.quantity.value,
         lut_explanation=f"{heatmap.name} map, 0 to 1"[:64],
         unit=NO_UNITS,
-        value_range=(0, FULL_SCALE),
-        slope=1 / FULL_SCALE,
+        value_range=stored,
+        slope=slope,
         intercept=0.0,
         quantity_definition=heatmap.quantity,
     )

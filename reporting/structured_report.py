@@ -228,6 +228,7 @@ def _lesion_groups(
 ) -> Iterator[VolumetricROIMeasurementsAndQualitativeEvaluations]:
     """Each segment of the SEG with its measurements (TID 1411)."""
     lungs = lung_extent(findings, volume)
+    algorithm = algorithm_content(findings.jcs.package)
     for segment in segments:
         place = place_of(segment.lesions, lungs)
         group = VolumetricROIMeasurementsAndQualitativeEvaluations(
@@ -239,7 +240,7 @@ def _lesion_groups(
                 source_series=SourceSeriesForSegmentation(volume.series_instance_uid),
             ),
             finding_type=coded.LESION,
-            algorithm_id=algorithm_content(findings.jcs.package),
+            algorithm_id=algorithm,
             finding_sites=[_site(place)],
             measurements=_lesion_measurements(segment, findings),
         )

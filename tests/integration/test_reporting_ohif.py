@@ -261,6 +261,15 @@ def body(page, picture: Path) -> np.ndarray:
     return pixels[top : top + height, left : left + width]
 
 
+def warmth(inside: np.ndarray, center: np.ndarray, beside: float = 0.0) -> float:
+    """Red less blue near a point, `beside` to its right (shares of the slice): the viewer shows high values in red."""
+    height, width = inside.shape[:2]
+    x, y = int((center[0] + beside - 0.04) / 0.92 * width), int((center[1] - 0.14) / 0.72 * height)
+    reach = width // 100
+    red, _, blue = inside[y - reach : y + reach, x - reach : x + reach].reshape(-1, 3).mean(axis=0)
+    return float(red - blue)
+
+
 def lung_center(inside: np.ndarray, side: str) -> float:
     """Mean grey in the middle of one lung, where a lesion would be: dark without one."""
     height, width = inside.shape[:2]
@@ -311,6 +320,9 @@ def test_parametric_map_lies_over_the_lesion(page, study: tuple[Findings, Volume
         rows, columns = (findings.jcs.activation_maps[z] > 0.3).nonzero()
         expected = (np.array([columns.mean(), rows.mean()]) + 0.5) / 64
         assert np.abs(center - expected).max() < 1.5 / 64
+        # High in the middle and low around: values out of the viewer's range are all red, or noise.
+        inside = body(page, tmp_path / "map.png")
+        assert warmth(inside, expected) > 0 > warmth(inside, expected, beside=0.1)
         # Each slice has one lesion. Were the map on another slice, the CT would show its own beside it, uncovered.
         assert lung_center(body(page, tmp_path / "ct.png"), "right" if side == "left" else "left") < 70
         seen.add(side)

@@ -10,7 +10,6 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from engine.findings import MAP_GRID
 from reporting import ReportContext, ReportOptions, build
-from reporting.parametric_map import FULL_SCALE
 from reporting.phantom_case import PhantomCase, make_case
 
 
@@ -77,7 +76,8 @@ def test_full_map_has_every_slice_at_the_matrix_of_the_ct(case, context: ReportC
     (pm,) = build(findings, volume, full, ("pm",))
     dataset = reread(pm)
     assert (dataset.Rows, dataset.Columns, dataset.NumberOfFrames) == (*volume.shape[1:], volume.shape[0])
-    assert (dataset.BitsAllocated, dataset.PixelRepresentation) == (16, 0)
+    # OHIF shows the stored values from 0 to 1, whatever the mapping says.
+    assert "FloatPixelData" in dataset
     frames = zip(dataset.PerFrameFunctionalGroupsSequence, dataset.pixel_array, strict=True)
     for z, (frame, values) in enumerate(frames):
         position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
@@ -86,7 +86,7 @@ def test_full_map_has_every_slice_at_the_matrix_of_the_ct(case, context: ReportC
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
         assert source.ReferencedSOPInstanceUID == volume.sources[z].sop_instance_uid
         # The matrix of this phantom is the grid of the maps.
-        assert np.allclose(values / FULL_SCALE, findings.jcs.activation_maps[z], atol=0.5 / 255 + 1e-6)
+        assert np.allclose(values, findings.jcs.activation_maps[z], atol=0.5 / 256 + 1e-6)
 
 
 def test_a_deflated_full_map_is_the_same_map_and_small(context: ReportContext, reread) -> None:
@@ -101,5 +101,5 @@ def test_a_deflated_full_map_is_the_same_map_and_small(context: ReportContext, r
         for shrunk in (False, True)
     )
     assert reread(deflated).file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
-    assert reread(deflated).PixelData == reread(plain).PixelData
+    assert reread(deflated).FloatPixelData == reread(plain).FloatPixelData
     assert len(deflated.encoded) < len(plain.encoded) / 5
