@@ -6,22 +6,21 @@ starts with a misspelt key would run with a default nobody asked for.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Literal, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from node.configuration_file import ConfigurationError as ConfigurationError
+from node.configuration_file import read_mapping
+from node.configuration_problems import allowed_keys, described
 from node.installation import shipped
 from node.routing.rules import Rules, check_names
 from reporting.context import ObjectKind
@@ -32,10 +31,6 @@ ENVIRONMENT_PREFIX = "LUNGNODE_"
 NESTED_DELIMITER = "__"
 
 T = TypeVar("T")
-
-
-class ConfigurationError(Exception):
-    """The configuration cannot be used; the message is one line a problem and says what is allowed."""
 
 
 def _ae_title(value: str) -> str:
@@ -501,13 +496,13 @@ def load_configuration(path: Path | None = None) -> Configuration:
     Relative paths are resolved against the folder of the file, or the current folder where there is none.
     Raises ConfigurationError.
     """
-    content = {} if path is None else _read(path)
+    content = {} if path is None else read_mapping(path, allowed_keys(Configuration))
     origin = "environment" if path is None else str(path)
     _check_environment(os.environ)
     try:
         configuration = Configuration(**content)
     except ValidationError as error:
-        lines = [f"{origin}: {_describe(e)}" for e in error.errors()]
+        lines = [f"{origin}: {described(e, Configuration)}" for e in error.errors()]
         raise ConfigurationError("\n".join(dict.fromkeys(lines))) from None
     except (TypeError, ValueError) as error:  # pydantic-settings: an environment value that is no JSON
         raise ConfigurationError(f"environment: {error}") from None
@@ -570,50 +565,6 @@ def _absolute(url: URL, base: Path) -> str:
     return url.render_as_string(hide_password=False)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A YAML loader that refuses a key given twice, which plain YAML readers let the last one win."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is given twice; once is allowed", key_node.start_mark
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be read ({error.strerror}); give the file with --config"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path}: is not UTF-8 text; allowed is YAML in UTF-8") from None
-    try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigurationError(f"{path}: not valid YAML{mark}: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigurationError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigurationError(
-            f"{path}: holds {type(content).__name__}; allowed is a mapping with {_keys(())}"
-        )
-    return {str(key): value for key, value in content.items()}
-
-
 def _check_environment(environment: Mapping[str, str]) -> None:
     """Refuse a misspelt section: pydantic-settings looks only for the names it knows."""
     for name in environment:
@@ -621,68 +572,6 @@ def _check_environment(environment: Mapping[str, str]) -> None:
             continue
         section = name[len(ENVIRONMENT_PREFIX) :].split(NESTED_DELIMITER)[0].lower()
         if section not in Configuration.model_fields:
-            raise ConfigurationError(f"environment: {name} names no section; allowed are {_keys(())}")
-
-
-def _describe(error: ErrorDetails) -> str:
-    """One line: key, value, what is allowed."""
-    location = error["loc"]
-    key = _dotted(location) or "configuration"
-    if error["type"] == "extra_forbidden":
-        return f"{key} is no known key{_suggestion(location)}; allowed here: {_keys(location[:-1])}"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "model_type":
-        message = f"allowed is a mapping with {_keys(location)}"
-    return f"{key} = {_shown(key, error['input'])} is not allowed: {message[0].lower()}{message[1:]}"
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.removeprefix(".")
-
-
-def _shown(key: str, value: object) -> str:
-    if key == "database.url":
-        value = re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", str(value))
-    if isinstance(value, BaseModel | dict):
-        value = dict(value)
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _suggestion(location: tuple[int | str, ...]) -> str:
-    close = difflib.get_close_matches(str(location[-1]), list(_fields(location[:-1])), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _keys(location: tuple[int | str, ...]) -> str:
-    return ", ".join(_fields(location))
-
-
-def _fields(location: tuple[int | str, ...]) -> Iterator[str]:
-    """The keys that are allowed in the section at `location`, by the names that the file uses."""
-    model = _section(Configuration)
-    for part in location:
-        model = _section(_inside(model, part))
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        yield from (field.alias or name for name, field in model.model_fields.items())
-
-
-def _inside(kind: Any, part: int | str) -> Any:
-    """The annotation of what lies under a key or index of something annotated as `kind`."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
-        return fields.get(str(part))
-    arguments = get_args(kind)
-    return arguments[1 if get_origin(kind) is dict else 0] if arguments else None
-
-
-def _section(kind: Any) -> Any:
-    """What an annotation says without Annotated, None and names that are resolved later."""
-    if get_origin(kind) is Annotated:
-        return _section(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        return next((_section(k) for k in get_args(kind) if k is not NoneType), None)
-    return kind
+            raise ConfigurationError(
+                f"environment: {name} names no section; allowed are {allowed_keys(Configuration)}"
+            )

@@ -24,10 +24,10 @@ This page is made from the program (`python -m node.configuration_reference`).
 Schema = Mapping[str, Any]
 
 
-def reference(shipped: str) -> str:
-    """The whole page. shipped: the text of the shipped config.yaml, whose comments explain the keys."""
+def reference(example: str) -> str:
+    """The whole page. example: the text of the shipped config.yaml, whose comments explain the keys."""
     schema = Configuration.model_json_schema(by_alias=True)
-    words = key_comments(shipped)
+    words = key_comments(example)
     parts = [HEAD]
     for name, field in schema["properties"].items():
         parts.append("\n".join(_section(name, field, schema, words)))

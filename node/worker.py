@@ -161,25 +161,23 @@ class Worker:
             ),
             stop,
         )
-        self._picture(folder, case)
         timings = {stage: round(seconds, 2) for stage, seconds in case.summary["timings_s"].items()}
         log.info("screened", study=claim.study_id, objects=[o.kind for o in objects], **timings)
+        self._draw(
+            "slices",
+            lambda: write_pictures(self.storage / OUTBOX / folder / PICTURES, case.volume, case.findings),
+        )
+        self._draw(
+            "overview",
+            lambda: write_picture(self.storage, folder, render_overview(case.findings, case.volume)),
+        )
 
-        self._draw(case, folder)
-
-    def _draw(self, case: Case, folder: str) -> None:
-        """A picture for people, after the results are on their way; without it they are no worse."""
+    def _draw(self, what: str, draw: Callable[[], None]) -> None:
+        """Draw for people, once the results are on their way; without the pictures nothing is lost."""
         try:
-            write_picture(self.storage, folder, render_overview(case.findings, case.volume))
-        except Exception as error:  # noqa: BLE001 - the picture is no result; why there is none is logged
-            log.warning("no picture", why=f"{type(error).__name__}: {error}")
-
-    def _picture(self, folder: str, case: Case) -> None:
-        """Leave pictures for the page, once the results are on their way; without them nothing is lost."""
-        try:
-            write_pictures(self.storage / OUTBOX / folder / PICTURES, case.volume, case.findings)
-        except OSError as error:
-            log.warning("no pictures for the page", why=str(error))
+            draw()
+        except Exception as error:  # noqa: BLE001 - a picture is no result; why there is none is logged
+            log.warning("not drawn", what=what, why=f"{type(error).__name__}: {error}")
 
     def _end(self, ending: Callable[..., None], claim: Claim, why: str, stop: Stop) -> None:
         self._change(lambda session: ending(session, claim, why=why, now=self.clock()), stop)

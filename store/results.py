@@ -46,19 +46,22 @@ def record_results(
 
     destinations: name of each destination, and the kinds of object that it wants. settings_digest: SHA-256 hex over
     everything but the instances that results depend on (package hashes, settings). Where this revision was already
-    screened with the same settings, nothing is added: what is delivered stays so. A study without any delivery is
-    delivered at once. Raises store.claims.LeaseLost, and then the files may be left over but no row is.
+    screened with the same settings, only what is new is added: an object that was not made before, and the delivery to
+    a destination that did not get it before (the routing rules or the destinations have changed since); what is
+    delivered stays so. A study without any delivery is delivered at once. Raises store.claims.LeaseLost, and then the
+    files may be left over but no row is.
     """
     study = held_study(session, claim)
     revision_id = session.scalars(
         select(Revision.id).where(Revision.study_id == study.id, Revision.number == claim.revision)
     ).one()
-    known = session.scalar(
-        select(Screening.id).where(
+    screening = session.scalar(
+        select(Screening).where(
             Screening.revision_id == revision_id, Screening.settings_digest == settings_digest
         )
     )
-    if known is None:
+    again = screening is not None
+    if screening is None:
         screening = Screening(
             revision_id=revision_id,
             settings_digest=settings_digest,
@@ -68,9 +71,11 @@ def record_results(
         )
         session.add(screening)
         session.flush()
-        _add_objects(session, study, screening, objects, destinations, now)
+    added = _add_what_is_new(session, study, screening, objects, destinations, now)
     study.verdict = verdict_text(summary)
-    why = f"screened, {len(objects)} objects" if known is None else "screened as before"
+    why = f"screened, {len(objects)} objects"
+    if again:
+        why = f"screened as before, {added} further deliveries" if added else "screened as before"
     ledger.change_state(session, study, StudyState.DELIVERING, who=claim.worker, why=why, now=now)
     session.flush()
     finish_if_delivered(session, study, who=claim.worker, now=now)
@@ -107,38 +112,58 @@ def finish_if_delivered(session: Session, study: Study, *, who: str, now: dateti
     ledger.change_state(session, study, StudyState.DELIVERED, who=who, why=why, now=now)
 
 
-def _add_objects(
+def _add_what_is_new(
     session: Session,
     study: Study,
     screening: Screening,
     objects: Sequence[ResultObject],
     destinations: Mapping[str, Collection[str]],
     now: datetime,
-) -> None:
+) -> int:
+    """Add the objects that the screening has not, and the deliveries that they have not; how many deliveries."""
+    results = {
+        result.sop_instance_uid: result
+        for result in session.scalars(select(Result).where(Result.screening_id == screening.id))
+    }
+    on_their_way = set(
+        session.execute(
+            select(Delivery.result_id, Delivery.destination)
+            .join(Result, Result.id == Delivery.result_id)
+            .where(Result.screening_id == screening.id)
+        ).tuples()
+    )
+    added = 0
     for item in objects:
-        result = Result(
-            screening_id=screening.id,
-            kind=item.kind,
-            sop_class_uid=item.sop_class_uid,
-            sop_instance_uid=item.sop_instance_uid,
-            series_instance_uid=item.series_instance_uid,
-            path=item.path,
-            created_at=now,
-        )
-        session.add(result)
-        session.flush()
-        session.add_all(
-            Delivery(
-                result_id=result.id,
-                study_id=study.id,
-                destination=name,
-                state=DeliveryState.PENDING,
-                next_attempt_at=now,
-            )
-            for name, kinds in destinations.items()
-            if item.kind in kinds
-        )
+        result = results.get(item.sop_instance_uid) or _add_object(session, screening, item, now)
+        for name, kinds in destinations.items():
+            if item.kind in kinds and (result.id, name) not in on_their_way:
+                added += 1
+                session.add(
+                    Delivery(
+                        result_id=result.id,
+                        study_id=study.id,
+                        destination=name,
+                        state=DeliveryState.PENDING,
+                        next_attempt_at=now,
+                    )
+                )
     session.flush()
+    return added
+
+
+def _add_object(session: Session, screening: Screening, item: ResultObject, now: datetime) -> Result:
+    result = Result(
+        screening_id=screening.id,
+        kind=item.kind,
+        sop_class_uid=item.sop_class_uid,
+        sop_instance_uid=item.sop_instance_uid,
+        series_instance_uid=item.series_instance_uid,
+        path=item.path,
+        created_at=now,
+    )
+    session.add(result)
+    session.flush()
+    return result
 
 
 def _left_out(session: Session, study: Study) -> str:

@@ -59,7 +59,7 @@ ACTIONS = {
             "rescreen",
             "Re-screen",
             "The study is screened again with the model packages of today. The same images, packages and settings "
-            "give the same results, and these are not sent twice.",
+            "give the same results, and these are sent only to destinations that have not had them.",
             frozenset({StudyState.DELIVERED, StudyState.DELIVERING, StudyState.FAILED, StudyState.SKIPPED}),
             False,
             lambda session, uid, who, _why, now: admin.rescreen(session, uid, who=who, now=now),

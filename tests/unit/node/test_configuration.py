@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.configuration import (
@@ -146,6 +146,7 @@ def test_an_environment_value_that_cannot_be_read_is_named(monkeypatch: pytest.M
         load_configuration(None)
 
 
+@settings(deadline=None)  # a busy machine is no fault of the input
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(),

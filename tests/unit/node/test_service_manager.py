@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from node import parts
+from node import parts, serve
 from node.configuration import Configuration, ConfigurationError
 from node.parts import LOOP_SECONDS, run_together
 from node.reloading import ReloadablePart
@@ -214,3 +216,15 @@ def test_another_database_takes_a_restart(systemd: Systemd) -> None:
     runner.end()
     thread.join(5)
     assert part.levels == ["info"]
+
+
+def test_a_child_that_hangs_says_so_and_ends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hanging:
+        name, hanging = "delivery", ("delivery to ward has not come round for 601 s",)
+
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(serve.os, "kill", lambda pid, number: killed.append((pid, number)))
+    ours, theirs = multiprocessing.Pipe()
+    serve._end_when_hanging(theirs, Hanging())  # type: ignore[arg-type]
+    assert ours.recv() == "delivery: delivery to ward has not come round for 601 s"
+    assert killed == [(os.getpid(), signal.SIGKILL)]

@@ -158,6 +158,19 @@ def test_results_lie_in_the_outbox_and_wait_for_those_who_want_them(
     assert not bench.work_one(casework)
 
 
+def test_a_picture_that_cannot_be_drawn_holds_up_nothing(
+    bench: Bench, casework: Casework, received: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr("node.worker.write_pictures", fail)
+    uid = received()
+    assert bench.work_one(casework)
+    assert bench.account(uid).study.state is StudyState.DELIVERING
+    assert list((bench.storage / "outbox").rglob("overview.png"))
+
+
 def test_pictures_go_with_the_images_and_results_stay(
     bench: Bench, casework: Casework, received: Callable[[], str]
 ) -> None:
@@ -187,6 +200,22 @@ def test_screening_again_writes_the_same_bytes(
     bench.work_one(casework)
     assert {p.name: p.read_bytes() for p in (bench.storage / "outbox").rglob("*.dcm")} == first
     assert len(bench.account(uid).screenings) == 1
+
+
+def test_a_destination_that_is_new_gets_its_objects_at_the_next_screening_and_the_others_nothing_twice(
+    bench: Bench, casework: Casework, received: Callable[[], str]
+) -> None:
+    uid = received()
+    bench.work_one(casework)
+    with bench.database.write() as session:
+        admin.rescreen(session, uid, who="admin", now=bench.clock())
+    further = {"pacs": ("seg", "sr"), "ward": ("sr", "gsps")}
+    bench.worker(casework, destinations=further).work_one(threading.Event())
+    account = bench.account(uid)
+    sent = sorted((d.destination, d.kind) for d in account.deliveries)
+    assert sent == [("pacs", "seg"), ("pacs", "sr"), ("ward", "gsps"), ("ward", "sr")]
+    assert len(account.screenings) == 1
+    assert any("screened as before, 2 further deliveries" in entry.what for entry in account.history)
 
 
 @pytest.mark.parametrize(
