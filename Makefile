@@ -7,9 +7,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint requirements.lock
 
 OUTPUT ?= dist
+TENSORRT_RTX := tensorrt_rtx_cu13_libs==1.7.1.116 tensorrt_rtx_cu13_bindings==1.7.1.116
 
 
-.PHONY: help install demo test test-all fuzz soak lint format deb docs clean
+.PHONY: help install demo test test-all fuzz soak audit bench lint format deb docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +19,8 @@ help:
 	@echo "make test-all         all tests, the slow ones too"
 	@echo "make fuzz             hostile input for the listener, longer than the tests do (EXAMPLES=2000 each)"
 	@echo "make soak             a mixed load on the whole node (MINUTES=10), what is lost, doubled or grows"
+	@echo "make bench            the engines against PyTorch, studies stage by stage (SLICES=300), into docs/performance.md"
+	@echo "make audit            known vulnerabilities of the locked dependencies (asks PyPI; SECONDS=600)"
 	@echo "make lint             style, types, import rules"
 	@echo "make install          the node in .venv, without what only training and tests need"
 	@echo "make deb              the Debian package, in dist/"
@@ -39,6 +42,7 @@ help:
 .venv/testing: .venv/serving
 	@echo "installing what training, tests and the documentation need in .venv ..."
 	@$(PIP) --editable '.[train,test,docs]'
+	@$(PIP) --no-deps $(TENSORRT_RTX) || echo "no TensorRT for RTX here: the tests of real FP16 builds are skipped"
 	@touch $@
 
 install: .venv/serving
@@ -58,6 +62,16 @@ fuzz: .venv/testing
 
 soak: .venv/testing
 	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
+
+bench: .venv/testing
+	$(BIN)/python benchmarks/engines.py --slices $(or $(SLICES),300) --document docs/performance.md
+
+.venv/audit/made: .venv/made
+	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --quiet pip-audit
+	@touch $@
+
+audit: .venv/audit/made
+	@$(BIN)/python .ci/audit .venv/audit/bin/pip-audit $(or $(SECONDS),600)
 
 lint: .venv/testing
 	$(BIN)/ruff check .
