@@ -1,232 +1,343 @@
-"""Speed of the engines: both systems, full size or compact, random weights, against PyTorch eager FP32.
+"""Speed of the engines: the papers' networks at full size with random weights, and studies with `lungnode screen`.
 
-    python benchmarks/engines.py --size full --slices 24 --rounds 3 --report docs/engines-benchmark.md
+    make bench                                       300 slices, about an hour on two cores
+    python benchmarks/engines.py --slices 16         the same on fewer slices, scaled to a study of 300
 
-Every backend is measured in the same run, round by round in turn, so that a busy moment meets all of them. Figures
-are medians per slice, by the wall clock and in processor time of all threads, which a busy machine disturbs less; a
-study is 300 slices. Packages are exported once to `--work`.
+All backends are measured in one run, round by round in turn, so that a busy moment meets all of them: medians, and
+ratios to the same networks in eager PyTorch (float32 on the CPU, half and channels-last on a GPU). The table is written
+into docs/performance.md between two marks.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
-import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydicom
 import torch
-from torch import nn
+import yaml
+from random_packages import graphs_of, packages
 
 from engine.errors import EngineError
-from engine.packages import ModelPackage, read_package
-from engine.runners.interface import EngineOptions, Runner, RunnerOptions
+from engine.packages import ModelPackage
+from engine.runners.interface import EngineOptions, RunnerOptions
 from engine.runners.openvino_runner import OpenVINORunner
 from engine.runners.selection import open_runner
-from engine.runners.torch_runner import TorchRunner
 from engine.verification import fixed_slices
-from networks.jcs import JCSClassifier, JCSJoint, JCSSegmenter
-from networks.m3lung import M3PatientNet, M3SliceNet
-from training.package import write_package
-from training.serving import JCSClassifyGraph, JCSSegmentGraph, M3PatientGraph, M3SlicesGraph, ServingGraph
+from node.phantom import phantom_study, phantom_volume
 
 STUDY = 300
+FEWEST_OF_A_STUDY = 75
+"""Slices of the phantom at least: with fewer its slices are too thick to be screened."""
+
 LUNG_BOX = (90, 30, 390, 480)
 CENTRE_BOX = (32, 32, 480, 480)
-RECIPES = Path(__file__).parents[1] / "trt_engines"
+ROOT = Path(__file__).parents[1]
+FIRST, LAST = "<!-- engines: begin -->", "<!-- engines: end -->"
 
-_COMMON: dict[str, Any] = {
-    "version": "0",
-    "description": "random weights for benchmarks",
-    "authors": "",
-    "copyright": "",
-    "license": "Apache-2.0",
-    "intended_use": "measuring speed; its output means nothing",
-    "training_data": [],
-    "metrics": {},
-}
+Inputs = dict[str, npt.NDArray[Any]]
+Call = Callable[[str, list[Inputs]], None]
+"""Runs a graph on each of the inputs and waits for the last of them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One graph on its share of a study: `inputs(n)` for n slices (the patient network: for n windows)."""
+
+    graph: str
+    inputs: Callable[[int], list[Inputs]]
+    whole: int
+    least: int = 1
 
 
 @dataclass(frozen=True)
 class Work:
-    """One graph on its share of a study. slices: how many one study has of it (the patient graph: three calls)."""
+    """One row of the table and what it aims at, seconds for a study."""
 
+    name: str
     system: str
-    graph: str
-    inputs: Callable[[int], dict[str, npt.NDArray[Any]]]
-    calls: int
+    parts: tuple[Part, ...]
+    aim_cpu: float
+    aim_gpu: float
 
 
-def graphs_of(size: str) -> dict[str, dict[str, ServingGraph]]:
-    """Serving graphs by system and name, with random weights of the given size."""
-    torch.manual_seed(0)
-    if size == "full":
-        classifier, segmenter, slices = JCSClassifier(), JCSJoint(), M3SliceNet()
-        patient, pixels = M3PatientNet(norm="softmax"), (224, 512, 512)
-    else:
-        classifier = JCSClassifier(depths=(2, 3, 4, 2), planes=(24, 40, 80, 128), base_width=32)
-        segmenter = JCSSegmenter(widths=(12, 24, 48, 96, 96), encoder_norm="train", decoder_norm="train")  # type: ignore[assignment]
-        slices = M3SliceNet(planes=(16, 32, 64, 96), stem=16)
-        patient = M3PatientNet(slices.feature_width, head_width=16, heads=2, scales=(1, 2), norm="softmax")
-        pixels = (224, 256, 256)
-    for network in (classifier, segmenter, slices, patient):
-        _settle(network)
-    return {
-        "jcs": {
-            "classify": JCSClassifyGraph(classifier, pixels[0]),
-            "segment": JCSSegmentGraph(segmenter, pixels[1]),
-        },
-        "m3lung": {"slices": M3SlicesGraph(slices, pixels[2]), "patient": M3PatientGraph(patient)},
-    }
+@dataclass(frozen=True)
+class Timed:
+    """Seconds for a whole study, wall clock and processor, round by round."""
+
+    wall: tuple[float, ...]
+    processor: tuple[float, ...]
 
 
-def _settle(network: nn.Module) -> None:
-    """Statistics of normalisations such that values stay of order one through many layers."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
-            module.running_var.uniform_(0.8, 1.2)
-    network.eval()
+def works(features: int, batch: int) -> list[Work]:
+    """The work of a study."""
 
-
-def packages(size: str, folder: Path) -> dict[str, ModelPackage]:
-    """Both packages of a size, exported where they are not there yet."""
-    metadata = {
-        "jcs": {
-            "classes": ["not_infected", "covid19"],
-            "preprocessing": {"crop": "centre"},
-            "thresholds": {},
-        },
-        "m3lung": {
-            "classes": ["healthy", "covid19", "h1n1", "cap"],
-            "preprocessing": {"crop": "lungs"},
-            "thresholds": {},
-        },
-    }
-    paths = {system: folder / f"{system}-{size}" for system in metadata}
-    if not all(path.is_dir() for path in paths.values()):
-        for system, graphs in graphs_of(size).items():
-            described = {
-                **_COMMON,
-                **metadata[system],
-                "name": paths[system].name,
-                "system": system,
-                "variant": size,
-            }
-            write_package(paths[system], graphs, described, "Random weights, for measuring speed.")
-    return {system: read_package(path) for system, path in paths.items()}
-
-
-def works(features: int) -> list[Work]:
-    """The work of a study, graph by graph."""
-
-    def cropped(box: tuple[int, int, int, int]) -> Callable[[int], dict[str, npt.NDArray[Any]]]:
+    def cropped(box: tuple[int, int, int, int]) -> Callable[[int], list[Inputs]]:
         top, left, bottom, right = box
         hu = np.ascontiguousarray(fixed_slices(512)[:, top:bottom, left:right])
-        return lambda count: {"hu": np.resize(hu, (count, *hu.shape[1:]))}
+
+        def inputs(count: int) -> list[Inputs]:
+            firsts = range(0, count, batch)
+            return [{"hu": np.resize(hu, (min(batch, count - f), *hu.shape[1:]))} for f in firsts]
+
+        return inputs
 
     rows = np.abs(np.random.default_rng(0).normal(0, 1, (STUDY, features))).astype(np.float32)
+    patient = Part("patient", lambda count: [{"features": rows}] * count, 3, least=3)
     return [
-        Work("jcs", "classify", cropped(CENTRE_BOX), STUDY),
-        Work("jcs", "segment", cropped((0, 0, 512, 512)), STUDY),
-        Work("m3lung", "slices", cropped(LUNG_BOX), STUDY),
-        Work("m3lung", "patient", lambda count: {"features": rows}, 3),
+        Work("JCS classification", "jcs", (Part("classify", cropped(CENTRE_BOX), STUDY),), 4, 0.05),
+        Work(
+            "JCS joint segmentation",
+            "jcs",
+            (Part("segment", cropped((0, 0, 512, 512)), STUDY),),
+            60,
+            0.7,
+        ),
+        Work(
+            "M3Lung-Sys, three windows + patient network",
+            "m3lung",
+            (Part("slices", cropped(LUNG_BOX), STUDY), patient),
+            20,
+            0.25,
+        ),
     ]
 
 
-def runners(package: ModelPackage, options: RunnerOptions) -> Iterator[tuple[str, Runner]]:
-    """Every backend that works here; what does not is said."""
-    yield "torch f32", TorchRunner(package, RunnerOptions(precision="f32", threads=options.threads))
-    yield "openvino f32", OpenVINORunner(package, RunnerOptions(precision="f32", threads=options.threads))
-    yield "openvino bf16", OpenVINORunner(package, RunnerOptions(precision="bf16", threads=options.threads))
-    if options.engines is not None:
-        for precision in ("int8", "f16"):
-            device = "openvino" if precision == "int8" else "tensorrt"
-            wanted = RunnerOptions(precision, options.threads, options.batch, device, options.engines)  # type: ignore[arg-type]
-            try:
-                runner = open_runner(package, wanted).runner
-                yield runner.description, runner
-            except EngineError as error:
-                print(f"- {device} {precision}: left out: {error}", flush=True)
+def eager(size: str, system: str, device: str) -> Call:
+    """The networks of a system as torch modules, one call after the other."""
+    graphs = graphs_of(size)[system]
+    half = device == "cuda"
+    if half:
+        graphs = {name: graph.to(device, memory_format=torch.channels_last) for name, graph in graphs.items()}  # type: ignore[call-overload]
+
+    def call(graph: str, inputs: list[Inputs]) -> None:
+        with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=half):
+            for given in inputs:
+                out = graphs[graph](*(torch.from_numpy(x).to(device) for x in given.values()))
+                for tensor in out if isinstance(out, tuple) else (out,):
+                    tensor.cpu()
+
+    return call
 
 
-def measure(
-    candidates: Mapping[str, Runner], work: Work, slices: int, rounds: int, batch: int
-) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of wall clock and of processor per slice (patient: per call) of every candidate, round by round."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
-    count = 1 if work.graph == "patient" else slices
+def candidates(
+    package: ModelPackage, size: str, options: RunnerOptions, int8: bool
+) -> Iterator[tuple[str, Call]]:
+    """Every backend that works here, the reference first; what does not is said."""
+    yield "PyTorch eager f32", eager(size, package.metadata.system, "cpu")
+    for precision in ("f32", "bf16"):
+        runner = OpenVINORunner(package, replace(options, precision=precision, engines=None))  # type: ignore[arg-type]
+        yield f"OpenVINO {precision}", _ran_through(runner)
+    wanted = [("openvino", "int8")] if int8 else []
+    if torch.cuda.is_available():
+        yield "GPU: PyTorch eager f16", eager(size, package.metadata.system, "cuda")
+        wanted.append(("tensorrt", "f16"))
+    for device, precision in wanted:
+        try:
+            chosen = open_runner(package, replace(options, precision=precision, device=device)).runner  # type: ignore[arg-type]
+        except EngineError as error:
+            print(f"- {device} {precision}: left out: {error}", file=sys.stderr, flush=True)
+            continue
+        name = f"GPU: TensorRT {precision}" if device == "tensorrt" else f"OpenVINO {precision}"
+        yield name, _ran_through(chosen)
+
+
+def _ran_through(runner: Any) -> Call:
+    def call(graph: str, inputs: list[Inputs]) -> None:
+        for _ in runner.run_each(graph, inputs):
+            pass
+
+    return call
+
+
+def measured(found: dict[str, Call], work: Work, slices: int, rounds: int) -> dict[str, Timed]:
+    """Every candidate on a work, round by round in turn; a first round compiles and warms up."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
     for round_ in range(rounds + 1):
-        for name, runner in candidates.items():
-            few = name.startswith("torch") and count > 1
-            todo = min(count, batch) if few else count
-            start, busy = time.perf_counter(), time.process_time()
-            for first in range(0, todo, batch):
-                runner.run(work.graph, work.inputs(min(batch, todo - first)))
-            if round_:  # the first round compiles and warms up
-                wall, processor = time.perf_counter() - start, time.process_time() - busy
-                seconds[name].append((wall / todo, processor / todo))
-    return seconds
+        for name, call in found.items():
+            wall = processor = 0.0
+            for part in work.parts:
+                count = max(part.least, min(part.whole, slices))
+                inputs = part.inputs(count)
+                start, busy = time.perf_counter(), time.process_time()
+                call(part.graph, inputs)
+                scale = part.whole / count
+                wall += (time.perf_counter() - start) * scale
+                processor += (time.process_time() - busy) * scale
+            if round_:
+                seconds[name].append((wall, processor))
+            print(f"  {work.name}: {name}: round {round_}: {wall:.1f} s", file=sys.stderr, flush=True)
+    return {name: Timed(*zip(*pairs, strict=True)) for name, pairs in seconds.items()}
+
+
+def network_rows(arguments: argparse.Namespace, work_folder: Path) -> list[str]:
+    """Rows of the table of networks."""
+    found = packages(arguments.size, work_folder)
+    width = graphs_of(arguments.size)["m3lung"]["patient"].example().shape[1]
+    engines = EngineOptions(work_folder / "engines", ROOT / "trt_engines")
+    options = RunnerOptions(threads=arguments.threads, batch=arguments.batch, engines=engines)
+    rows = []
+    for work in works(width, arguments.batch):
+        calls = dict(candidates(found[work.system], arguments.size, options, arguments.int8))
+        results = measured(calls, work, arguments.slices, arguments.rounds)
+        for name, timed in results.items():
+            on_gpu = name.startswith("GPU")
+            base = results["GPU: PyTorch eager f16" if on_gpu else "PyTorch eager f32"]
+            rows.append(_row(work, name, timed, base, work.aim_gpu if on_gpu else work.aim_cpu))
+        if not any(name.startswith("GPU") for name in results):
+            rows.append(f"| {work.name} | GPU: TensorRT f16 | not run: no GPU | | | | <= {work.aim_gpu:g} |")
+    return rows
+
+
+def _row(work: Work, name: str, timed: Timed, base: Timed, aim: float) -> str:
+    wall, processor = statistics.median(timed.wall), statistics.median(timed.processor)
+    faster, cheaper = statistics.median(base.wall) / wall, statistics.median(base.processor) / processor
+    return (
+        f"| {work.name} | {name} | {wall:.1f} | {min(timed.wall):.1f} to {max(timed.wall):.1f} | {processor:.1f} "
+        f"| x {faster:.1f} (processor x {cheaper:.1f}) "
+        f"| <= {aim:g} |"
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run of `lungnode screen`: seconds of each stage, of the process as a whole, and its peak memory, GiB."""
+
+    stages: dict[str, float]
+    whole: float
+    processor: float
+    peak: float
+
+
+def screened(folder: Path, models: list[Path], threads: int, out: Path) -> Study:
+    """Screen a folder in a process of its own."""
+    out.mkdir(parents=True, exist_ok=True)
+    configuration = out / "config.yaml"
+    configuration.write_text(
+        yaml.safe_dump({"models": [str(path) for path in models], "screening": {"threads": threads}})
+    )
+    command = [sys.executable, "-m", "node.cli", "screen", str(folder), "--out", str(out)]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "--config", str(configuration)], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    whole = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"lungnode screen ended with {process.returncode}")
+    stages = json.loads((out / "findings.json").read_text())["timings_s"]
+    return Study(stages, whole, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20)
+
+
+def study_rows(arguments: argparse.Namespace, work_folder: Path) -> list[str]:
+    """Rows of the table of studies: the phantom with the compact packages, and at full size with random weights."""
+    slices = max(FEWEST_OF_A_STUDY, arguments.slices)
+    folder = _phantom(work_folder / f"phantom-{slices}", slices)
+    compact = sorted((ROOT / "models").glob("*-compact"))
+    full = [package.path for package in packages("full", work_folder).values()]
+    rows = []
+    for name, models, rounds, aim in (
+        ("compact packages", compact, arguments.rounds, "<= 8 s"),
+        ("full size, random weights, segmented", full, 1, "< 4 GiB"),
+    ):
+        runs = [screened(folder, models, arguments.threads, work_folder / "screened") for _ in range(rounds)]
+        run = sorted(runs, key=lambda r: sum(r.stages.values()))[len(runs) // 2]
+        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.stages.items())
+        total = sum(run.stages.values())
+        rows.append(
+            f"| {name} | {slices} | {total:.1f} | {run.whole:.1f} | {run.processor:.1f} "
+            f"| {max(r.peak for r in runs):.2f} | {aim} | {stages} |"
+        )
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def _phantom(folder: Path, slices: int) -> Path:
+    if not folder.is_dir():
+        partial = folder.with_name(folder.name + ".partial")
+        partial.mkdir(parents=True, exist_ok=True)
+        for index, dataset in enumerate(phantom_study(phantom_volume(slices), datetime(2026, 1, 1))):
+            pydicom.dcmwrite(partial / f"{index:04d}.dcm", dataset, enforce_file_format=True)
+        partial.replace(folder)
+    return folder
+
+
+def machine() -> str:
+    """Processor, what it multiplies in hardware, cores, GPU and load, in one line."""
+    text = Path("/proc/cpuinfo").read_text()
+    models = [line for line in text.splitlines() if line.startswith("model name")]
+    name = models[0].partition(":")[2].strip() if models else platform.processor()
+    flags = [flag for flag in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni") if flag in text]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    return f"{name} ({', '.join(flags) or 'no bfloat16'}), {cores} cores, {gpu}; load {load:.1f} at the start"
+
+
+def report(arguments: argparse.Namespace) -> str:
+    """Both tables in Markdown."""
+    scaled = "" if arguments.slices >= STUDY else f", measured on {arguments.slices} and scaled"
+    head = [
+        f"{date.today():%-d %B %Y}, {machine()}. {STUDY} slices of 512 x 512{scaled}; medians of {arguments.rounds} "
+        f"rounds, batches of {arguments.batch}; {arguments.size} size, random weights. Ratios are to eager PyTorch in "
+        "the same run.",
+    ]
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    networks = network_rows(arguments, arguments.work)
+    studies = study_rows(arguments, arguments.work) if arguments.studies else []
+    columns = "| networks | backend | s | spread | processor s | against eager | aim, s |"
+    lines = [*head, "", columns, "|---|---|---|---|---|---|---|", *networks]
+    if studies:
+        columns = (
+            "| study (phantom) | slices | stages s | process s | processor s | peak GiB | aim | stages |"
+        )
+        lines += ["", columns, "|---|---|---|---|---|---|---|---|", *studies]
+    return "\n".join(lines)
+
+
+def put(table: str, document: Path) -> None:
+    """Write the table between the marks of a document. Raises SystemExit where it has none."""
+    text = document.read_text(encoding="utf-8")
+    if FIRST not in text or LAST not in text:
+        raise SystemExit(f"{document} has no marks {FIRST} and {LAST}")
+    before, rest = text.split(FIRST, 1)
+    document.write_text(f"{before}{FIRST}\n{table}\n{LAST}{rest.split(LAST, 1)[1]}", encoding="utf-8")
 
 
 def main() -> None:
-    """Measure and print the table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=("full", "compact"), default="full")
-    parser.add_argument("--slices", type=int, default=24, help="slices measured per round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument(
-        "--engines", action="store_true", help="also built and verified engines: int8, TensorRT"
+    """Measure, print the tables, and write them where asked."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", type=Path, default=Path("var/benchmarks"))
-    parser.add_argument("--report", type=Path, help="write the table here as well")
-    a = parser.parse_args()
-    engines = EngineOptions(a.work / "engines", RECIPES) if a.engines else None
-    options = RunnerOptions(threads=a.threads, batch=a.batch, engines=engines)
-    lines = [
-        f"{a.size} size, {a.slices} slices x {a.rounds} rounds, batch {a.batch}, medians; a study is {STUDY} slices.",
-        f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start.",
-        "",
-        "| work | backend | ms per slice | spread | processor ms | study s | against torch f32, processor |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    found = packages(a.size, a.work)
-    features = 3072 if a.size == "full" else graphs_of("compact")["m3lung"]["patient"].example().shape[1]
-    for work in works(features):
-        candidates = dict(runners(found[work.system], options))
-        seconds = measure(candidates, work, a.slices, a.rounds, a.batch)
-        base = statistics.median(p for _, p in seconds["torch f32"])
-        for name, rounds in seconds.items():
-            walls = [wall for wall, _ in rounds]
-            middle, processor = statistics.median(walls), statistics.median(p for _, p in rounds)
-            lines.append(
-                f"| {work.system} {work.graph} | {name} | {1e3 * middle:.1f} | {1e3 * min(walls):.1f} to "
-                f"{1e3 * max(walls):.1f} | {1e3 * processor:.1f} | {middle * work.calls:.2f} "
-                f"| x {base / processor:.1f} |"
-            )
-            print(lines[-1], flush=True)
-        for runner in candidates.values():
-            runner.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    lines += ["", f"Peak memory of this process, torch included: {peak:.1f} GiB."]
-    print("\n".join(lines))
-    if a.report:
-        a.report.write_text("\n".join(lines) + "\n")
-
-
-def _processor() -> str:
-    models = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-    ]
-    return models[0].partition(":")[2].strip() if models else platform.processor()
+    parser.add_argument("--size", choices=("full", "compact"), default="full")
+    parser.add_argument("--slices", type=int, default=STUDY, help="slices measured; fewer are scaled to 300")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=RunnerOptions().batch)
+    parser.add_argument("--threads", type=int, default=0, help="0: all cores")
+    parser.add_argument("--int8", action="store_true", help="also int8, where it passes its verification")
+    parser.add_argument("--studies", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--work", type=Path, default=ROOT / "var/benchmarks")
+    parser.add_argument("--document", type=Path, help="write the tables here, between the marks")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    table = report(arguments)
+    print(table)
+    if arguments.document:
+        put(table, arguments.document)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class TensorRTBackend:
         return precision in ("f16", "f32")
 
     def build(self, package: ModelPackage, graph: str, precision: BuildPrecision, profile: Profile) -> bytes:
-        model = _onnx_bytes(package, graph, precision)
+        model = typed_onnx(package, graph, precision)
         return build_network(self._trt, model, profile, self._capabilities()).content
 
     def open(
@@ -119,7 +119,11 @@ def _library(name: Backend) -> Any:
     )
 
 
-def _onnx_bytes(package: ModelPackage, graph: str, precision: BuildPrecision) -> bytes:
+def typed_onnx(package: ModelPackage, graph: str, precision: BuildPrecision) -> bytes:
+    """A graph of a package as ONNX that TensorRT reads, its weights inside, in half where so wanted.
+
+    Raises RunnerFailed.
+    """
     try:
         import onnx
 

@@ -83,17 +83,22 @@ def test_lesion_is_found_measured_and_shown(chest_of, volume_of, package_paths: 
     assert set(findings.key_slices) <= set(range(largest.slices[0], largest.slices[1] + 1))
 
 
-def test_result_does_not_depend_on_batch_or_threads(chest_of, volume_of, package_paths: list[Path]) -> None:
+def test_result_does_not_depend_on_how_it_is_computed(chest_of, volume_of, package_paths: list[Path]) -> None:
     volume = volume_of(chest_of(lesion=True))
     results = []
-    for batch, threads in ((1, 1), (7, 2)):
-        with open_systems(package_paths, replace(EXACT, batch=batch, threads=threads)) as systems:
+    for batch, threads, at_once in ((1, 1, 1), (7, 2, 2), (3, 2, 1)):
+        options = replace(EXACT, batch=batch, threads=threads, at_once=at_once)
+        with open_systems(package_paths, options) as systems:
             results.append(screen(volume, systems, clock=itertools.count().__next__))
-    first, second = results
-    assert findings_summary(first)["timings_s"] == findings_summary(second)["timings_s"]
-    np.testing.assert_allclose(first.jcs.slice_probabilities, second.jcs.slice_probabilities, atol=1e-5)
-    np.testing.assert_array_equal(first.lesion_labels, second.lesion_labels)
-    np.testing.assert_allclose(first.m3lung.location_maps, second.m3lung.location_maps, atol=1e-5)
+    first, *others = results
+    for other in others:
+        assert other.jcs.positive == first.jcs.positive
+        assert other.m3lung.label is first.m3lung.label
+        np.testing.assert_allclose(first.jcs.slice_probabilities, other.jcs.slice_probabilities, atol=1e-5)
+        np.testing.assert_allclose(first.m3lung.probabilities, other.m3lung.probabilities, atol=1e-5)
+        np.testing.assert_array_equal(first.lesion_labels, other.lesion_labels)
+        np.testing.assert_allclose(first.m3lung.location_maps, other.m3lung.location_maps, atol=1e-5)
+        assert findings_summary(first)["timings_s"] == findings_summary(other)["timings_s"]
 
 
 def test_negative_case_is_segmented_only_on_demand(chest_of, volume_of, tmp_path: Path, make_package) -> None:

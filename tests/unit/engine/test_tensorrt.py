@@ -18,6 +18,8 @@ from engine.runners import tensorrt_runner
 from engine.runners.batches import run_slices
 from engine.tensorrt_graph import adapted
 
+MODELS = Path(__file__).parents[3] / "models"
+
 
 def small_network() -> onnx.ModelProto:
     """hu int16 [N, H, W] -> Conv with half weights -> Relu -> mean -> softmax [N, 2]; and the HU as they came."""
@@ -113,6 +115,25 @@ def test_tensorrt_for_rtx_builds_without_a_gpu(precision: str) -> None:
     assert len(built.content) > 1000
     assert built.layers[f"CONVOLUTION {'HALF' if precision == 'f16' else 'FLOAT'}"] == 1
     assert built.layers["SOFTMAX FLOAT"] == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "graph"),
+    [
+        ("jcs-compact", "classify"),
+        ("jcs-compact", "segment"),
+        ("m3lung-compact", "slices"),
+        ("m3lung-compact", "patient"),
+    ],
+)
+def test_half_engines_of_the_committed_packages_are_half_where_the_work_is(package: str, graph: str) -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    model = tensorrt_runner.typed_onnx(read_package(MODELS / package), graph, "f16")
+    built = tensorrt_runner.build_network(trt, model, Profile(), tensorrt_runner.WITHOUT_GPU)
+    print(f"{package} {graph}: {len(built.content)} bytes, {built.layers}")
+    kind = "MATRIX_MULTIPLY" if graph == "patient" else "CONVOLUTION"
+    assert built.layers[f"{kind} HALF"] > 0
+    assert not built.layers.get("CONVOLUTION FLOAT")
 
 
 def test_tensorrt_reports_what_it_cannot_read() -> None:
