@@ -1,0 +1,508 @@
+"""What the store costs when there is much in it, and what more workers bring: `python benchmarks/scale.py`.
+
+Five questions, each by its name or all: `claims` (a claim among 100,000 waiting studies), `instances` (listing,
+claiming and completing beside 1,000,000 instances), `share` (the store's share of a study), `workers` (two against one,
+compact packages, PostgreSQL), `arrivals` (waiting times of 500 studies against the simulation of `lungnode capacity`;
+the work of a study is a pause there). SQLite and, where it can be started, PostgreSQL. Some minutes on a quiet machine
+with two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# The folder of a script comes first on the path, where other files would hide packages of their names.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT / "benchmarks"]
+sys.path.append(str(ROOT / "tests" / "support"))
+
+import numpy as np  # noqa: E402
+import structlog  # noqa: E402
+from postgresql_server import NoServer, started_server  # noqa: E402
+from sqlalchemy import func, insert, select, text  # noqa: E402
+
+from node.capacity.queueing import PERCENTILES, waiting_times  # noqa: E402
+from node.casework import open_casework  # noqa: E402
+from node.configuration import Configuration, ScreeningConfiguration  # noqa: E402
+from node.phantom import phantom_study, phantom_volume  # noqa: E402
+from node.worker import Worker  # noqa: E402
+from store import claims, deliveries, queries, receipts, results, revisions  # noqa: E402
+from store.database import Database, open_database  # noqa: E402
+from store.migrations import upgrade  # noqa: E402
+from store.models import Instance, Revision, Series, Study, Transition  # noqa: E402
+from store.receipts import ReceivedInstance  # noqa: E402
+from store.states import StudyState  # noqa: E402
+
+NOW = datetime.datetime(2026, 1, 5, 8, tzinfo=datetime.UTC)
+LEASE = datetime.timedelta(minutes=5)
+KINDS = ("seg", "gsps", "pm", "sr")
+PER_STUDY = 300
+
+
+def utc_now() -> datetime.datetime:
+    """The time of day."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def add_waiting(database: Database, count: int, *, first: int = 1, at: datetime.datetime = NOW) -> None:
+    """Studies that wait to be screened, without instances; one came each second until `at`."""
+    numbers = range(first, first + count)
+    with database.write() as session:
+        came = (at + datetime.timedelta(seconds=n - first - count) for n in numbers)
+        session.execute(
+            insert(Study), [a_study(n, StudyState.COMPLETE, t) for n, t in zip(numbers, came, strict=True)]
+        )
+        session.execute(
+            insert(Revision),
+            [
+                {"study_id": n, "number": 1, "digest": f"{n:064x}", "instance_count": 0, "created_at": at}
+                for n in numbers
+            ],
+        )
+
+
+def a_study(number: int, state: StudyState, at: datetime.datetime) -> dict[str, Any]:
+    """The row of a study."""
+    times = ("created_at", "receiving_since", "last_received_at", "changed_at", "not_before")
+    return {
+        "id": number,
+        "study_instance_uid": f"1.2.{number}",
+        "patient_digest": f"{number:064x}",
+        "state": state,
+        "revision": 1,
+        **dict.fromkeys(times, at),
+    }
+
+
+def add_instances(database: Database, count: int) -> None:
+    """So many instances in delivered studies of PER_STUDY; the database makes the rows."""
+    studies = count // PER_STUDY
+    with database.write() as session:
+        session.execute(insert(Study), [a_study(n, StudyState.DELIVERED, NOW) for n in range(1, studies + 1)])
+        session.execute(
+            insert(Series),
+            [
+                {"id": n, "study_id": n, "series_instance_uid": f"1.2.{n}.1", "modality": "CT"}
+                for n in range(1, studies + 1)
+            ],
+        )
+        session.add(an_instance(1, "seed"))
+        session.flush()
+        columns = [c.name for c in Instance.__table__.columns]
+        made = {
+            "id": "n.i + 1",
+            "study_id": f"n.i / {PER_STUDY} + 1",
+            "series_id": f"n.i / {PER_STUDY} + 1",
+            "sop_instance_uid": "'1.3.' || n.i",
+            "path": "'spool/' || n.i",
+        }
+        values = ", ".join(made.get(name, f"seed.{name}") for name in columns)
+        session.execute(
+            text(
+                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {studies * PER_STUDY - 1}) "
+                f"INSERT INTO instances ({', '.join(columns)}) SELECT {values} FROM n, instances seed WHERE seed.id = 1"
+            )
+        )
+        if database.engine.dialect.name == "postgresql":
+            for table in ("studies", "series", "instances"):
+                session.execute(
+                    text(
+                        f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT max(id) FROM {table}))"
+                    )
+                )
+    with database.write() as session:
+        session.execute(text("ANALYZE"))
+
+
+def an_instance(study: int, name: str) -> Instance:
+    """The row of an instance."""
+    return Instance(
+        study_id=study,
+        series_id=study,
+        sop_instance_uid=f"1.2.{study}.{name}",
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        sha256="0" * 64,
+        size=526_000,
+        path=f"spool/{study}/{name}",
+        received_at=NOW,
+        first_revision=1,
+    )
+
+
+def received(study: str, number: int, path: str) -> ReceivedInstance:
+    """An instance as the listener records it."""
+    return ReceivedInstance(
+        *(study, f"{study}.1", f"{study}.1.{number}", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"),
+        *("CT", "0" * 64, f"{number:064x}", 526_000, path),
+    )
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` took."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def claim_one(database: Database) -> claims.Claim:
+    """Claim a study that is known to wait."""
+    with database.write() as session:
+        claim = claims.claim_next(session, worker="bench", lease=LEASE, max_attempts=3, now=NOW)
+    assert claim is not None
+    return claim
+
+
+def measure_claims(database: Database, name: str, waiting: int) -> None:
+    """The median of 200 claims among so many waiting studies; the target is 10 ms."""
+    add_waiting(database, waiting)
+    with database.write() as session:
+        session.execute(text("ANALYZE"))  # as PostgreSQL does by itself after a while
+    seconds = sorted(timed(lambda: claim_one(database)) for _ in range(200))
+    print(
+        f"claims    {name:10} {waiting:,} waiting: median {1000 * statistics.median(seconds):.2f} ms, "
+        f"95 % {1000 * seconds[189]:.2f} ms (target 10)"
+    )
+
+
+def study_steps(database: Database, prefix: int) -> dict[str, float]:
+    """Seconds of each step in the life of one study of PER_STUDY instances, medians of five."""
+    found: dict[str, list[float]] = {}
+    for number in range(5):
+        uid = f"1.9.{prefix}.{number}"
+
+        def receive(uid: str = uid) -> None:
+            for n in range(PER_STUDY):
+                with database.write() as session:
+                    receipts.record_instance(
+                        session, received(uid, n, f"{uid}/{n}"), association_id=None, now=NOW
+                    )
+
+        def list_all() -> None:
+            with database.read() as session:
+                queries.list_studies(session)
+
+        def complete(uid: str = uid) -> None:
+            with database.write() as session:
+                study = session.scalars(select(Study.id).where(Study.study_instance_uid == uid)).one()
+                revisions.complete_study(session, study, who="bench", why="quiet", now=NOW)
+
+        steps: list[tuple[str, Callable[[], object]]] = [
+            ("receive", receive),
+            ("complete", complete),
+            ("list", list_all),
+        ]
+        for step, work in steps:
+            found.setdefault(step, []).append(timed(work))
+        begin = time.perf_counter()
+        claim = claim_one(database)
+        found.setdefault("claim", []).append(time.perf_counter() - begin)
+        found.setdefault("record", []).append(
+            timed(lambda claim=claim, uid=uid: finish(database, claim, uid))
+        )  # type: ignore[misc]
+    return {step: statistics.median(values) for step, values in found.items()}
+
+
+def finish(database: Database, claim: claims.Claim, uid: str) -> None:
+    """Record four results and their delivery to one destination."""
+    objects = [results.ResultObject(k, "1.2", f"{uid}.{k}", f"{uid}.r", f"outbox/{uid}/{k}") for k in KINDS]
+    summary = {
+        "timings_s": {},
+        "jcs": {"positive": False},
+        "m3lung": {"label": "healthy"},
+        "discordant": False,
+    }
+    with database.write() as session:
+        results.record_results(
+            session,
+            claim,
+            objects,
+            destinations={"pacs": KINDS},
+            settings_digest="0" * 64,
+            summary=summary,
+            now=NOW,
+        )
+    with database.write() as session:
+        due = deliveries.claim_due(
+            session, who="bench", lease=LEASE, now=NOW, destinations=["pacs"], limit=32
+        )
+    for one in due:
+        with database.write() as session:
+            deliveries.record_delivered(session, one, who="bench", status=0, now=NOW)
+
+
+def measure_instances(make: Callable[[], Database], name: str, count: int) -> None:
+    """Every step beside `count` instances against an empty store; the target is twice."""
+    empty = study_steps(make(), 1)
+    full_store = make()
+    add_instances(full_store, count)
+    with full_store.read() as session:
+        there = session.scalar(select(func.count()).select_from(Instance))
+    full = study_steps(full_store, 2)
+    words = ", ".join(
+        f"{step} {1000 * full[step]:.1f}/{1000 * empty[step]:.1f} ms = {full[step] / empty[step]:.2f}x"
+        for step in ("list", "claim", "complete", "record", "receive")
+    )
+    print(f"instances {name:10} {there:,} against none: {words} (target 2x)")
+
+
+def measure_share(database: Database, name: str, study_seconds: float) -> None:
+    """What the store costs of a study, 300 receipts included; the target is 5 %."""
+    steps = study_steps(database, 3)
+    cost = sum(seconds for step, seconds in steps.items() if step != "list")
+    print(
+        f"share     {name:10} {cost:.3f} s of the store for a study of {PER_STUDY} slices that costs a worker "
+        f"{study_seconds:.1f} s: {100 * cost / (cost + study_seconds):.1f} % (target 5; one commit an instance here, "
+        "the listener commits several together)"
+    )
+
+
+def put_studies(database: Database, storage: Path, count: int, slices: int, size: int) -> None:
+    """Complete studies, all with the files of one phantom (as hard links)."""
+    originals = storage / "phantom"
+    originals.mkdir(parents=True)
+    files = []
+    for number, dataset in enumerate(phantom_study(phantom_volume(slices, size), NOW)):
+        files.append(originals / f"{number}.dcm")
+        dataset.save_as(files[-1], enforce_file_format=True)
+    for number in range(count):
+        (storage / f"spool/{number}").mkdir(parents=True)
+        with database.write() as session:
+            for n, file in enumerate(files):
+                path = f"spool/{number}/{n}.dcm"
+                os.link(file, storage / path)
+                receipt = receipts.record_instance(
+                    session, received(f"1.8.{number}", n, path), association_id=None, now=utc_now()
+                )
+            revisions.complete_study(session, receipt.study_id, who="bench", why="quiet", now=utc_now())
+
+
+def measure_workers(make: Callable[[], Database], studies: int, slices: int, size: int) -> float:
+    """Studies a minute of one worker and of two, each a process with one core; the target is 1.7 times.
+
+    Returns what a study of PER_STUDY slices costs a worker, seconds.
+    """
+    rates, cost = [], 0.0
+    for workers in (1, 2):
+        database = make()
+        with tempfile.TemporaryDirectory(prefix="lungnode-scale-") as name:
+            put_studies(database, Path(name), studies, slices, size)
+            url = database.url.render_as_string(hide_password=False)
+            command = [sys.executable, __file__, "--as-worker", url, name]
+            running = [
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                )
+                for _ in range(workers)
+            ]
+            for process in running:
+                assert process.stdout is not None
+                process.stdout.readline()  # engines are open
+            begin = time.perf_counter()
+            for process in running:
+                process.communicate(b"go\n")
+            seconds = time.perf_counter() - begin
+        rates.append(60 * studies / seconds)
+        if workers == 1:
+            cost = seconds / studies * PER_STUDY / slices
+    print(
+        f"workers   postgresql {studies} studies of {slices} slices of {size} x {size}: one {rates[0]:.1f}, two "
+        f"{rates[1]:.1f} studies/min = {rates[1] / rates[0]:.2f}x (target 1.7)"
+    )
+    return cost
+
+
+def work_as_a_process(url: str, storage: Path) -> None:
+    """A worker with the compact packages and one thread, until no study waits."""
+    casework = open_casework(Configuration(screening=ScreeningConfiguration(threads=1)), KINDS)
+    worker = a_worker(open_database(url), storage, casework, f"worker-{os.getpid()}")
+    with casework.executor:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        while worker.work_one(threading.Event()):
+            pass
+
+
+def a_worker(database: Database, storage: Path, casework: Any, name: str) -> Worker:
+    """A worker whose results nobody wants."""
+    return Worker(
+        database=database,
+        storage=storage,
+        casework=casework,
+        destinations={},
+        name=name,
+        lease=LEASE,
+        max_attempts=3,
+        clock=utc_now,
+    )
+
+
+def measure_arrivals(database: Database, name: str, studies: int, workers: int, mean: float) -> None:
+    """Waiting times of studies that come by chance, workers 80 % busy: measured, and simulated.
+
+    The store, the claims and the waking are real; the work of a study is a pause of a length drawn by chance.
+    """
+    chance = np.random.default_rng(5)
+    service = chance.gamma(4.0, mean / 4, studies)
+    arrivals = np.cumsum(chance.exponential(mean / (0.8 * workers), studies))
+    stop = threading.Event()
+
+    def work(*_: Any, **__: Any) -> Any:
+        with lock:
+            seconds = service[begun[0]]
+            begun[0] += 1
+        time.sleep(seconds)
+        summary = {
+            "timings_s": {},
+            "jcs": {"positive": False},
+            "m3lung": {"label": "healthy"},
+            "discordant": False,
+        }
+        return SimpleNamespace(objects=(), summary=summary, findings=None, volume=None)
+
+    lock, begun = threading.Lock(), [0]
+    casework = SimpleNamespace(settings_digest="0" * 64, work=work)
+    with tempfile.TemporaryDirectory(prefix="lungnode-scale-") as storage:
+        threads = [
+            threading.Thread(
+                target=a_worker(database, Path(storage), casework, f"w{n}").run, args=(stop, 0.02)
+            )
+            for n in range(workers)
+        ]
+        for thread in threads:
+            thread.start()
+        came = arrive(database, arrivals)
+        while begun[0] < studies:
+            time.sleep(0.1)
+        time.sleep(4 * mean)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    measured = measured_waits(database)
+    expected = waiting_times(came, service, workers)
+    words = ", ".join(
+        f"{p:g} % {a:.3f}/{b:.3f} s"
+        for p, a, b in zip(
+            PERCENTILES,
+            np.percentile(measured, PERCENTILES),
+            np.percentile(expected, PERCENTILES),
+            strict=True,
+        )
+    )
+    print(
+        f"arrivals  {name:10} {len(measured)} studies, {workers} workers, work {mean:g} s: wait measured/simulated "
+        f"{words}"
+    )
+
+
+def arrive(database: Database, arrivals: np.ndarray) -> np.ndarray:
+    """Put studies into the store at these seconds from now; returns when they came, in seconds from the first."""
+    begin, came = time.perf_counter(), []
+    for number, at in enumerate(arrivals):
+        time.sleep(max(0.0, begin + at - time.perf_counter()))
+        with database.write() as session:
+            instance = received(f"1.7.{number}", 0, f"spool/{number}")
+            receipt = receipts.record_instance(session, instance, association_id=None, now=utc_now())
+            revisions.complete_study(session, receipt.study_id, who="bench", why="quiet", now=utc_now())
+        came.append(time.perf_counter())
+    return np.asarray(came) - came[0]
+
+
+def measured_waits(database: Database) -> np.ndarray:
+    """Seconds from complete to claimed of each study, by the store's own account."""
+    with database.read() as session:
+        rows = session.execute(
+            select(Transition.study_id, Transition.after, Transition.at).order_by(Transition.id)
+        ).all()
+    complete = {study: at for study, after, at in rows if after is StudyState.COMPLETE}
+    return np.asarray(
+        [(at - complete[study]).total_seconds() for study, after, at in rows if after is StudyState.SCREENING]
+    )
+
+
+@contextmanager
+def stores(kind: str) -> Iterator[Callable[[], Database]]:
+    """Makes empty stores of one kind. Raises NoServer."""
+    opened: list[Database] = []
+
+    def made(url: str) -> Database:
+        upgrade(url)
+        opened.append(open_database(url))
+        return opened[-1]
+
+    with tempfile.TemporaryDirectory(prefix="lungnode-scale-") as folder:
+        if kind == "sqlite":
+            yield lambda: made(f"sqlite:///{folder}/{len(opened)}.db")
+        else:
+            with started_server() as server:
+                databases: list[Any] = []
+
+                def another() -> Database:
+                    databases.append(server.database())
+                    return made(databases[-1].__enter__())
+
+                yield another
+                for database in opened:
+                    database.close()
+                for one in databases:
+                    one.__exit__(None, None, None)
+
+
+def main() -> None:
+    """Ask the questions that are named, or all."""
+    questions = ("claims", "instances", "share", "workers", "arrivals")
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(questions))
+    arguments.add_argument("--waiting", type=int, default=100_000)
+    arguments.add_argument("--instances", type=int, default=1_000_000)
+    arguments.add_argument("--studies", type=int, default=12, help="of the comparison of workers")
+    arguments.add_argument("--slices", type=int, default=100)
+    arguments.add_argument("--size", type=int, default=512)
+    arguments.add_argument("--arrivals", type=int, default=500)
+    arguments.add_argument("--as-worker", nargs=2, metavar=("URL", "FOLDER"), help=argparse.SUPPRESS)
+    given = arguments.parse_args()
+    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    if given.as_worker:
+        work_as_a_process(given.as_worker[0], Path(given.as_worker[1]))
+        return
+    asked = given.questions or questions
+    if unknown := set(asked) - set(questions):
+        arguments.error(f"{', '.join(unknown)}: allowed are {', '.join(questions)}")
+    cost = 0.0
+    for kind in ("postgresql", "sqlite"):
+        try:
+            with stores(kind) as make:
+                if "workers" in asked and kind == "postgresql":
+                    cost = measure_workers(make, given.studies, given.slices, given.size)
+                if "claims" in asked:
+                    measure_claims(make(), kind, given.waiting)
+                if "instances" in asked:
+                    measure_instances(make, kind, given.instances)
+                if "share" in asked and cost:
+                    measure_share(make(), kind, cost)
+                if "arrivals" in asked:
+                    measure_arrivals(make(), kind, given.arrivals, 2, 0.2)
+        except NoServer as reason:
+            print(f"          {kind}: {reason}")
+
+
+if __name__ == "__main__":
+    main()
