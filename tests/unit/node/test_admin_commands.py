@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_up_studies import receiving_study
 from tiny_packages import SYSTEMS, write_package
 from typer.testing import CliRunner
 
@@ -21,7 +22,6 @@ from node.web.access import token_digest
 from store import ledger
 from store.database import open_database
 from store.migrations import upgrade
-from store.models import Study
 from store.states import StudyState
 
 NOW = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
@@ -44,17 +44,7 @@ def config(tmp_path: Path) -> Path:
     database = open_database(url)
     with database.write() as session:
         for uid in (FAILED, RECEIVING):
-            study = Study(
-                study_instance_uid=uid,
-                patient_digest="0" * 64,
-                state=StudyState.RECEIVING,
-                created_at=NOW,
-                receiving_since=NOW,
-                last_received_at=NOW,
-                changed_at=NOW,
-                not_before=NOW,
-                revision=1,
-            )
+            study = receiving_study(uid, NOW, revision=1)
             session.add(study)
             session.flush()
             ledger.begin(session, study, who="test", why="first instance", now=NOW)

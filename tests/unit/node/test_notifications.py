@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socketserver
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_studies import receiving_study
 
 from node.configuration import MailConfiguration, NotificationConfiguration
 from node.notification_senders import mail, webhook
 from node.notifications import Letter, Notifier, Occasion, RateLimit, of_destinations, of_screening
 from store import ledger
-from store.database import Database, open_database
-from store.migrations import upgrade
-from store.models import Study
+from store.database import Database
 from store.notices import ScreenedNotice
 from store.overview import DestinationStanding
 from store.states import StudyState
@@ -76,27 +75,9 @@ def test_a_destination_is_told_away_once_and_back_once() -> None:
     assert heard == [(16, Occasion.DESTINATION_AWAY), (18, Occasion.DESTINATION_BACK)]
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'lungnode.db'}"
-    upgrade(url)
-    database = open_database(url)
-    yield database
-    database.close()
-
-
 def _fail(database: Database, uid: str) -> None:
     with database.write() as session:
-        study = Study(
-            study_instance_uid=uid,
-            patient_digest="0" * 64,
-            state=StudyState.RECEIVING,
-            created_at=NOW,
-            receiving_since=NOW,
-            last_received_at=NOW,
-            changed_at=NOW,
-            not_before=NOW,
-        )
+        study = receiving_study(uid, NOW)
         session.add(study)
         session.flush()
         ledger.begin(session, study, who="test", why="first instance", now=NOW)

@@ -19,8 +19,8 @@ from node.configuration import Configuration, WorkerConfiguration
 from node.phantom import phantom_study, phantom_volume
 from node.worker import RETRY_AFTER, Worker
 from scp.retention import purge_delivered
-from store import admin, claims, ledger, migrations, queries, receipts, revisions
-from store.database import Database, open_database
+from store import admin, claims, ledger, queries, receipts, revisions
+from store.database import Database
 from store.states import StudyState
 
 LEASE = timedelta(seconds=WorkerConfiguration().lease_seconds)
@@ -37,15 +37,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path}/state.db"
-    migrations.upgrade(url)
-    opened = open_database(url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from pynetdicom.presentation import PresentationContext
 
 from scp.peer import Peer
 from store import claims, receipts, results, revisions
-from store.database import Database, open_database
-from store.migrations import upgrade
+from store.database import Database
 
 NOW = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 STUDY = "1.2.3"
@@ -42,15 +41,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    url = f"sqlite:///{tmp_path / 'lungnode.db'}"
-    upgrade(url)
-    database = open_database(url)
-    yield database
-    database.close()
 
 
 def ct_dataset(number: int, *, series: str = f"{STUDY}.1", study: str = STUDY, **attributes: str) -> Dataset:

@@ -22,6 +22,7 @@ from engine.findings import (
 )
 from reporting import ReportContext, ReportOptions, ResultObject, build
 from reporting.phantom_case import PhantomCase, make_case
+from reporting.wording import few_own_model_lines
 
 SITE = Code("39607008", "SCT", "Lung")
 CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -194,3 +195,13 @@ def test_validators_find_nothing_wrong(with_own, context: ReportContext, run_too
         path.write_bytes(result.encoded)
         errors = [line for line in run_tool("dciodvfy", path).splitlines() if line.startswith("Error")]
         assert not errors, f"{result.name}: {errors}"
+
+
+def test_many_models_leave_room_on_the_page(with_own, context: ReportContext) -> None:
+    findings, volume = with_own()
+    many = tuple(replace(classifier(), title=f"Model {k} {'x' * 30}") for k in range(9))
+    lines = few_own_model_lines(replace(findings, own_models=many))
+    assert len(lines) == 3
+    assert lines[-1] == "and 8 more of your own models: see the report"
+    assert all(len(line) <= 200 for line in lines)
+    build(replace(findings, own_models=many[:1]), volume, context, ("gsps", "sc"))

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import insert, text
+from made_up_studies import receiving_study
+from sqlalchemy import text
 
 from store import claims, ledger, processes
 from store.clock import NOTABLE_SKEW, REFRESH_SECONDS, DatabaseClock, store_clock
 from store.database import Database
-from store.models import Study
 from store.states import StudyState
 from store.wakeups import LISTENING_SECONDS, complete_studies_bell
 
@@ -22,19 +22,7 @@ from store.wakeups import LISTENING_SECONDS, complete_studies_bell
 def receiving(database: Database, now: datetime) -> int:
     """Number of a study that is being received."""
     with database.write() as session:
-        session.execute(
-            insert(Study).values(
-                id=1,
-                study_instance_uid="1.2.1",
-                patient_digest="0" * 64,
-                state=StudyState.RECEIVING,
-                created_at=now,
-                receiving_since=now,
-                last_received_at=now,
-                changed_at=now,
-                not_before=now,
-            )
-        )
+        session.add(receiving_study("1.2.1", now, id=1))
     return 1
 
 
