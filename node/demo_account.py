@@ -118,7 +118,7 @@ def transition_times(database: Database, uid: str) -> dict[StudyState, datetime]
             .where(Study.study_instance_uid == uid)
             .order_by(Transition.id)
         )
-        return dict(rows.tuples().all())
+        return {row.after: row.at for row in rows}
 
 
 def stages_after_sending(

@@ -1,23 +1,28 @@
 """Metrics for Prometheus, read from the store when they are asked for.
 
 The store is the truth about all parts of the node, so one process can tell for all of them, and nothing is lost
-when a part is started again. Rows that only grow are read once: each scrape reads what is new since the last.
+when another part is started again. Counters begin at 0 with this process, as Prometheus expects: each scrape reads the
+rows that are new since the last, however many there are already.
 """
 
 from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import Counter as Counting
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from engine.builder import list_engines
+from engine.engine_cache import EngineRecord
 from store import gauges, overview, processes, queries
 from store.database import Database
 from store.gauges import Marks
@@ -28,12 +33,22 @@ DELIVERY_BUCKETS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 
 
 class StoreMetrics:
-    """Everything that /metrics tells."""
+    """Everything that /metrics tells.
 
-    def __init__(self, database: Database, storage: Path, now: Callable[[], datetime]) -> None:
-        self._database, self._storage, self._now = database, storage, now
+    engines: the cache of built engines. since: what is counted came after these marks.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Path,
+        engines: Path,
+        now: Callable[[], datetime],
+        since: Marks,
+    ) -> None:
+        self._database = database
         self._lock = threading.Lock()
-        self._marks = Marks()
+        self._marks = since
         self._registry = CollectorRegistry()
         registry = self._registry
         self._stage = Histogram(
@@ -49,20 +64,20 @@ class StoreMetrics:
             buckets=DELIVERY_BUCKETS,
             registry=registry,
         )
-        self._verdicts = Counter(
+        self._verdicts = Counting(
             "lungnode_verdicts", "Screenings by verdict", ["system", "verdict"], registry=registry
         )
-        self._discordant = Counter(
+        self._discordant = Counting(
             "lungnode_discordant", "Screenings in which both systems disagree", registry=registry
         )
-        self._associations = Counter(
+        self._associations = Counting(
             "lungnode_associations", "Associations accepted, by how they ended", ["end"], registry=registry
         )
-        self._refused = Counter(
+        self._refused = Counting(
             "lungnode_refusals", "Associations and instances refused", ["what", "reason"], registry=registry
         )
-        self._errors = Counter("lungnode_errors", "Studies that came to failed", ["kind"], registry=registry)
-        registry.register(_Present(database, storage, now))
+        self._errors = Counting("lungnode_errors", "Studies that came to failed", ["kind"], registry=registry)
+        registry.register(_Present(database, storage, engines, now))
 
     def render(self) -> tuple[bytes, str]:
         """The text of /metrics and its media type."""
@@ -96,8 +111,8 @@ class StoreMetrics:
 class _Present(Collector):
     """What is counted afresh at every scrape."""
 
-    def __init__(self, database: Database, storage: Path, now: Callable[[], datetime]) -> None:
-        self._database, self._storage, self._now = database, storage, now
+    def __init__(self, database: Database, storage: Path, engines: Path, now: Callable[[], datetime]) -> None:
+        self._database, self._storage, self._engines, self._now = database, storage, engines, now
 
     def describe(self) -> list[Metric]:
         """Nothing is asked of the store only to register."""
@@ -168,6 +183,21 @@ class _Present(Collector):
         yield GaugeMetricFamily(
             "lungnode_disk_size_bytes", "Size of the disk of the storage", value=usage.total
         )
+        yield from _engine_families(list_engines(self._engines))
+
+
+def _engine_families(engines: Sequence[EngineRecord]) -> Iterator[Metric]:
+    """How many engines are ready, building or failed, and how long each took to build and verify."""
+    counted = Counter(engine.state for engine in engines)
+    states = {(state,): float(counted[state]) for state in ("building", "ready", "failed")}
+    yield _labelled("lungnode_engines", "Built engines in the cache, by state", ["state"], states)
+    labels = ["package", "graph", "precision", "backend"]
+    yield _labelled(
+        "lungnode_engine_build_seconds",
+        "Time that the build and verification of an engine took",
+        labels,
+        {tuple(getattr(e.key, label) for label in labels): e.seconds for e in engines if e.state == "ready"},
+    )
 
 
 def _labelled(name: str, words: str, labels: list[str], values: Mapping[Any, float]) -> GaugeMetricFamily:

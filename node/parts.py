@@ -104,6 +104,8 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
         try:
             ready()
             while not stop.wait(COMPLETENESS_POLL_SECONDS if grounds.receiving else IDLE_POLL_SECONDS):
+                if not listener.accepts:
+                    raise RuntimeError("the listener takes no connections any more")
                 try:
                     for study in complete_due(database, policy, clock(), grounds, route):
                         log.info("study complete", state=study.state.value, why=study.why)

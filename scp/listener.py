@@ -86,6 +86,7 @@ class Listener:
             reserve_bytes=policy.reserve_bytes,
         )
         self._server: LimitedAssociationServer | None = None
+        self._accepting: threading.Thread | None = None
         self._lock: SpoolLock | None = None
         self._stopping = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="listener-house", daemon=True)
@@ -105,6 +106,11 @@ class Listener:
         """How many associations are open."""
         return len(self._register.open_now())
 
+    @property
+    def accepts(self) -> bool:
+        """Whether connections are taken; not before `start`, and not once the thread that takes them has died."""
+        return self._accepting is not None and self._accepting.is_alive()
+
     def start(self) -> None:
         """Clear away what a killed listener left, then listen. Raises ListenerCannotStart, tls.TLSUnusable."""
         self._prepare_spool()
@@ -115,9 +121,10 @@ class Listener:
                 f"cannot listen on {self.policy.host}:{self.policy.port}: {error.strerror or error}; "
                 "choose another listener.port or end the program that uses it"
             ) from error
-        threading.Thread(
+        self._accepting = threading.Thread(
             target=self._server.serve_forever, args=[ACCEPT_POLL_S], name="listener-accept", daemon=True
-        ).start()
+        )
+        self._accepting.start()
         self._housekeeper.start()
         LOGGER.info("listening", ae_title=self.policy.ae_title, host=self.policy.host, port=self.port)
 

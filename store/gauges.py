@@ -81,6 +81,16 @@ def totals(session: Session) -> Totals:
     return Totals(int(instances), int(size), open_now)
 
 
+def newest_marks(session: Session) -> Marks:
+    """Marks after everything that there is."""
+    return Marks(
+        screening=session.scalar(select(func.max(Screening.id))) or 0,
+        refusal=session.scalar(select(func.max(Refusal.id))) or 0,
+        transition=session.scalar(select(func.max(Transition.id))) or 0,
+        association_ends=tuple(_association_ends(session).items()),
+    )
+
+
 def news_since(session: Session, marks: Marks) -> News:
     """What came since `marks`."""
     screenings = session.execute(

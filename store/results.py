@@ -125,13 +125,12 @@ def _add_what_is_new(
         result.sop_instance_uid: result
         for result in session.scalars(select(Result).where(Result.screening_id == screening.id))
     }
-    on_their_way = set(
-        session.execute(
-            select(Delivery.result_id, Delivery.destination)
-            .join(Result, Result.id == Delivery.result_id)
-            .where(Result.screening_id == screening.id)
-        ).tuples()
+    rows = session.execute(
+        select(Delivery.result_id, Delivery.destination)
+        .join(Result, Result.id == Delivery.result_id)
+        .where(Result.screening_id == screening.id)
     )
+    on_their_way = {(result_id, destination) for result_id, destination in rows}
     added = 0
     for item in objects:
         result = results.get(item.sop_instance_uid) or _add_object(session, screening, item, now)

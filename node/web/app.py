@@ -20,6 +20,7 @@ from node.web import destinations, health, login, overview, packages, settings, 
 from node.web.access import SESSION_KEY, Access, Role, kept_secret, open_access
 from node.web.site import Clock, Site, guarded, open_templates
 from store.database import Database
+from store.gauges import newest_marks
 
 STATIC = Path(__file__).parent / "static"
 MAX_FORM_BYTES = 64 * 1024
@@ -78,7 +79,10 @@ def build_site(configuration: Configuration, database: Database, now: Clock) -> 
 def build_app(site: Site) -> Starlette:
     """The application that answers HTTP. Raises OSError."""
     web = site.configuration.web
-    metrics = StoreMetrics(site.database, site.storage, site.now)
+    with site.database.read() as reading:
+        since = newest_marks(reading)
+    engines = site.configuration.screening.engine_cache
+    metrics = StoreMetrics(site.database, site.storage, engines, site.now, since)
 
     def show_metrics(request: Request) -> Response:
         if not web.open_metrics and site.access.of_request(request) is None:

@@ -10,6 +10,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.responses import Response
 
+from engine.builder import list_engines
 from engine.errors import PackageInvalid
 from engine.own_model.contract import OwnModelMetadata
 from engine.packages import METADATA, MODEL_CARD, ModelPackage, read_package
@@ -46,8 +47,10 @@ class ShownPackage:
 
 def show(visit: Visit) -> Response:
     """All packages that the configuration names."""
-    paths = visit.site.configuration.models
-    return visit.page("packages.html", packages=[_shown(path, _changed(path)) for path in paths])
+    configuration = visit.site.configuration
+    packages = [_shown(path, _changed(path)) for path in configuration.models]
+    engines = list_engines(configuration.screening.engine_cache)
+    return visit.page("packages.html", packages=packages, engines=engines)
 
 
 @lru_cache(maxsize=16)

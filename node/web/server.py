@@ -21,6 +21,7 @@ from store.database import Database
 POLL_SECONDS = 0.5
 START_POLL_SECONDS = 0.02
 STOP_SECONDS = 5
+PAGES_LOOK_SECONDS = 1
 PAGES_SECONDS = 60.0
 """The loop that answers requests hangs when it has not come round for this long."""
 
@@ -54,7 +55,7 @@ def serve_web(configuration: Configuration, database: Database, now: Clock, stop
             timeout_graceful_shutdown=STOP_SECONDS,
             proxy_headers=False,
             callback_notify=come_round,
-            timeout_notify=POLL_SECONDS,
+            timeout_notify=PAGES_LOOK_SECONDS,
         )
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=server.run, args=([listening],), name="web", daemon=True)

@@ -56,6 +56,14 @@ def test_files_that_a_killed_purge_left_over_are_swept_at_start(start_listener, 
     assert len(second.files()) == 1
 
 
+def test_a_listener_that_takes_no_connections_any_more_says_so(start_listener, ct: MakeCT) -> None:
+    running = start_listener()
+    assert running.listener.accepts and running.send(ct(1)) == [0]
+    running.listener._server.shutdown()
+    running.listener._accepting.join(10)
+    assert not running.listener.accepts
+
+
 def test_the_listener_keeps_house(start_listener, ct: MakeCT) -> None:
     listener = start_listener(keep_delivered=timedelta(microseconds=1))
     assert listener.send(ct(1), ct(2, study="1.2.5")) == [0, 0]

@@ -98,7 +98,9 @@ def _configuration(folder: Path, pacs_port: int, models: tuple[Path, ...]) -> Co
                 ),
             ),
             "models": models,
-            "screening": defaults.screening.model_copy(update={"threads": 1, "max_thickness_mm": 20.0}),
+            "screening": defaults.screening.model_copy(
+                update={"threads": 1, "max_thickness_mm": 20.0, "engine_cache": folder / "engines"}
+            ),
             "audit": defaults.audit.model_copy(update={"file": folder / "audit.log"}),
         }
     )

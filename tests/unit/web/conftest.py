@@ -11,8 +11,10 @@ from shown_node import ShownNode, shown_node
 from starlette.testclient import TestClient
 
 from node.configuration import Configuration, WebUserConfiguration
+from node.metrics import StoreMetrics
 from node.web.access import token_digest
 from node.web.app import build_app, build_site
+from store.gauges import Marks
 
 ADMIN_TOKEN, VIEWER_TOKEN = "an-admins-token", "a-viewers-token"
 USERS = (
@@ -97,3 +99,12 @@ def audit_lines(node: ShownNode):  # type: ignore[no-untyped-def]
         return path.read_text().splitlines() if path.is_file() else []
 
     return read
+
+
+@pytest.fixture
+def metrics_text(node: ShownNode) -> str:
+    """All metrics, counted from the first row of the store."""
+    storage = node.configuration.storage.path
+    metrics = StoreMetrics(node.database, storage, storage / "engines", node.clock, Marks())
+    content, _ = metrics.render()
+    return content.decode()

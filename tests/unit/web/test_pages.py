@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 import pytest
 
+from engine.engine_cache import EngineCache, EngineKey, EngineRecord
+from store import receipts
 from store.states import StudyState
 
 
@@ -50,8 +53,24 @@ def test_the_list_can_be_filtered_by_state(admin: object, node: object) -> None:
     assert "No study fits" in admin.get("/studies?state=screening")
 
 
+def test_the_list_can_be_filtered_by_what_was_found(admin: object, node: object) -> None:
+    page = admin.get("/studies?verdict=positive")
+    assert node.studies["ill"] in page and node.studies["short"] not in page
+    assert '<option value="positive" selected>' in page
+    assert node.studies["ill"] not in admin.get("/studies?verdict=negative")
+
+
 @pytest.mark.parametrize(
-    "query", ["page=-1", "page=x", "since=never", "state=nonsense", "q=%25%27%3B--", "page=99999999"]
+    "query",
+    [
+        "verdict=nonsense",
+        "page=-1",
+        "page=x",
+        "since=never",
+        "state=nonsense",
+        "q=%25%27%3B--",
+        "page=99999999",
+    ],
 )
 def test_a_senseless_search_is_no_error(admin: object, query: str) -> None:
     admin.get("/studies?" + query)
@@ -145,21 +164,41 @@ def test_the_configuration_is_shown_without_secrets(admin: object) -> None:
     assert token_digest("an-admins-token") not in page
 
 
-def test_metrics_tell_the_numbers_once(open_page: Callable[..., object], node: object) -> None:
-    page = open_page()
-    text = page.get("/metrics")
-    instances = sum(1 for line in text.splitlines() if line.startswith("lungnode_instances_received_total "))
-    assert instances == 1
+def test_metrics_tell_the_numbers(metrics_text: str) -> None:
     for line in (
         'lungnode_verdicts_total{system="jcs",verdict="positive"} 3.0',
         'lungnode_errors_total{kind="undecodable"} 1.0',
         'lungnode_refusals_total{reason="not_allowed",what="association"} 1.0',
         'lungnode_delivery_objects{destination="ward",state="pending"} 1.0',
         'lungnode_stage_seconds_count{stage="jcs_classify"} 3.0',
+        'lungnode_engines{state="failed"} 0.0',
     ):
-        assert line in text, line
-    again = page.get("/metrics")
-    assert 'lungnode_errors_total{kind="undecodable"} 1.0' in again
+        assert line in metrics_text, line
+
+
+def test_counters_begin_with_the_page_and_count_each_thing_once(
+    open_page: Callable[..., object], node: object
+) -> None:
+    page, refusals = open_page(), 'lungnode_refusals_total{reason="too_many",what="association"}'
+    assert "lungnode_verdicts_total{" not in page.get("/metrics"), "what came before is not read again"
+    with node.database.write() as session:
+        peer = receipts.Peer("BUSY", "192.0.2.8")
+        receipts.record_refusal(session, peer=peer, why="too many associations", now=node.clock())
+    for _ in range(2):
+        assert f"{refusals} 1.0" in page.get("/metrics")
+    text = page.get("/metrics")
+    assert sum(line.startswith("lungnode_instances_received_total ") for line in text.splitlines()) == 1
+
+
+def test_engines_are_shown_with_their_state(admin: object, node: object) -> None:
+    assert "None is built" in admin.get("/packages")
+    cache = node.configuration.screening.engine_cache
+    cache.mkdir(parents=True)
+    key = EngineKey("jcs-tiny", "0" * 64, "classify", 1, "f16", "tensorrt", "TensorRT 10", "512")
+    EngineCache(cache).note(EngineRecord(key, "failed", "class_probability differs by 0.2, allowed 0.01"))
+    page = admin.get("/packages")
+    assert "jcs-tiny" in page and "differs by 0.2" in page and 'class="state bad"' in page
+    shutil.rmtree(cache)
 
 
 def test_metrics_can_be_closed(open_page: Callable[..., object]) -> None:
