@@ -46,10 +46,10 @@ _ALARM = (255, 90, 80)
 _GRID = (60, 66, 74)
 
 
-def render_overview(findings: Findings, volume: Volume, prior: PriorComparison | None = None) -> Image.Image:
+def render_overview(findings: Findings, volume: Volume) -> Image.Image:
     """The page and the four slices that show most, one RGB picture of 2048 x 1024 pixels."""
     overview = Image.new("RGB", (2 * PAGE_SIZE, PAGE_SIZE), _BACKGROUND)
-    overview.paste(render_page(findings, volume, prior), (0, 0))
+    overview.paste(render_page(findings, volume), (0, 0))
     for i, z in enumerate(summary_slices(findings, limit=4)):
         place = (PAGE_SIZE + (i % 2) * SLICE_SIZE, (i // 2) * SLICE_SIZE)
         overview.paste(render_slice(findings, volume, z), place)
