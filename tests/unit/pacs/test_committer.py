@@ -25,7 +25,7 @@ from store.states import DeliveryState, StudyState
 
 ANSWER = timedelta(seconds=60)
 BACKOFF = Backoff(timedelta(seconds=5), timedelta(minutes=15))
-QUICK = CommitmentTimeouts(Timeouts(2.0, 2.0, 2.0), same_association=0.3)
+QUICK = CommitmentTimeouts(Timeouts(10.0, 10.0, 10.0), same_association=0.3)
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
 
 

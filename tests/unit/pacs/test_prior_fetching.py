@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from node.casework import Casework, Interrupted
 from node.prior_fetching import MOST_ATTEMPTS, PriorPolicy, PriorRouting, PriorSeeker
+from node.worker import Worker
 from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement, StudyStatement
 from scp.patients import Person
 from store import claims, queries, results, revisions
@@ -294,6 +296,42 @@ def test_a_prior_is_screened_only_where_nothing_else_waits(node_with: Callable[.
     node.record(1, study="1.2.10", series="1.2.10.1", **IMAGE)
     with node.database.read() as session:
         assert claims.must_give_way(session, claim, node.clock())
+
+
+def test_a_worker_gives_a_prior_back_when_a_current_study_comes(
+    node_with: Callable[..., Node], tmp_path: Path
+) -> None:
+    node = node_with(ScriptedSource())
+    node.complete(CURRENT)
+    node.step()
+    node.screen()
+    node.end_reception()
+
+    class Stages:
+        """Casework between two stages of which a current study comes."""
+
+        settings_digest = "a"
+
+        def work(self, *_: Any, stopping: Callable[[], bool], **__: Any) -> None:
+            assert not stopping()
+            node.record(1, study="1.2.9", series="1.2.9.1", **IMAGE)
+            if stopping():
+                raise Interrupted
+
+    worker = Worker(
+        database=node.database,
+        storage=tmp_path,
+        casework=cast(Casework, Stages()),
+        destinations={},
+        name="worker",
+        lease=timedelta(hours=1),
+        max_attempts=3,
+        clock=node.clock,
+    )
+    assert worker.work_one(threading.Event())
+    assert node.state(PRIOR) is StudyState.COMPLETE
+    assert node.account(PRIOR)[-1].endswith("gives way to a current study")
+    assert not worker.work_one(threading.Event()), "and it is not claimed again while that is being received"
 
 
 def test_a_prior_that_is_here_is_not_fetched(node_with: Callable[..., Node]) -> None:
