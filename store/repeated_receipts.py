@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
+import structlog
 from sqlalchemy import PoolProxiedConnection, Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
@@ -25,6 +26,8 @@ from store.models import Instance, Study
 from store.prepared_statement import PreparedStatement
 from store.receipts import NO_LIMIT, ReceivedInstance
 from store.states import StudyState
+
+LOGGER = structlog.get_logger(__name__)
 
 _INSTANCES = cast(Table, Instance.__table__)
 _STUDIES = cast(Table, Study.__table__)
@@ -101,12 +104,16 @@ class RepeatedReceipts:
     def _commit_waiting(self) -> None:
         with self._queue:
             batch, self._waiting = self._waiting, []
+        committed = False
         try:
             with self._database.turn():
                 self._commit(batch)
-        except (self._error, SQLAlchemyError):
-            self._disconnect()  # it may be broken, and it holds a transaction
+            committed = True
+        except (self._error, SQLAlchemyError) as error:
+            LOGGER.warning("short way to the store failed", why=type(error).__name__)
         finally:
+            if not committed:
+                self._disconnect()  # it may be broken, and it holds a transaction
             for one in batch:
                 one.recorded = bool(one.recorded)
 
@@ -118,9 +125,8 @@ class RepeatedReceipts:
         if self._begin is not None:
             cursor.execute(self._begin)
         recorded = []
-        for one in sorted(
-            batch, key=lambda w: w.values["study_id"]
-        ):  # one order, else two listeners wait for ever
+        # In one order, else two listeners that lock two studies wait for each other
+        for one in sorted(batch, key=lambda w: w.values["study_id"]):
             cursor.execute(self._insert.text, self._insert.parameters(one.values))
             if cursor.rowcount == 1:
                 cursor.execute(self._count.text, self._count.parameters(one.values))
