@@ -58,13 +58,17 @@ def timed_loader(recipe: Recipe, items: tuple[Item, ...], pixels: PixelSource) -
 
 def timed_steps(recipe: Recipe, batch: Sample, steps: int) -> float:
     """Median processor seconds of a training step, summed over its threads."""
-    module = SliceTraining(build_network(recipe), recipe).train()
+    half = recipe.precision == "bf16-mixed"
+    layout = torch.channels_last if half else torch.contiguous_format
+    module = SliceTraining(build_network(recipe), recipe).train().to(memory_format=layout)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(module.parameters(), lr=1e-6)
     seconds = []
     for step in range(steps + 1):
         start = time.process_time()
         optimiser.zero_grad()
-        module(batch, step)["loss"].backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = module(batch, step)["loss"]
+        loss.backward()
         optimiser.step()
         seconds.append(time.process_time() - start)
     return float(np.median(seconds[1:]))
