@@ -86,8 +86,9 @@ def unpacked_findings(shipped: ShippedFindings) -> Findings:
 
 def _extent(labels: npt.NDArray[np.uint16]) -> tuple[tuple[int, int], ...]:
     """First and last index (exclusive) of what is not 0, an axis; (0, 0) each where all is."""
+    across = labels.max(axis=0, initial=0)
     spans = []
-    for others in ((1, 2), (0, 2), (0, 1)):
-        places = np.flatnonzero(np.any(labels, axis=others))
+    for largest in (labels.reshape(len(labels), -1).max(axis=1), across.max(axis=1), across.max(axis=0)):
+        places = np.flatnonzero(largest)
         spans.append((int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0))
     return tuple(spans)
