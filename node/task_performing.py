@@ -86,12 +86,16 @@ class TaskPerformer:
         self._now = now
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
-        """Perform until told to stop."""
+        """Perform until told to stop. That the worklist is away is said once, until it is back."""
+        said = ""
         while not stop.wait(poll_seconds):
             try:
                 self.step()
+                said = ""
             except WorklistFailed as error:
-                log.warning("worklist away", why=str(error))
+                if str(error) != said:
+                    log.warning("worklist away", why=str(error))
+                said = str(error)
             except SQLAlchemyError as error:  # the store is away for a moment; the workitems are in it
                 log.error("store does not answer", why=type(error).__name__)
 

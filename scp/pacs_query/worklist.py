@@ -110,6 +110,10 @@ class Worklist:
     def _ask(self, send: Callable[[], requests.Response]) -> requests.Response:
         try:
             answer = send()
+        except requests.ConnectionError as error:
+            unsafe = isinstance(error, requests.exceptions.SSLError)
+            why = f"TLS: {_short(error)}" if unsafe else "could not be reached"
+            raise WorklistFailed(f"{self._url}: {why}") from None
         except (requests.RequestException, AuthlibBaseError, OSError) as error:
             raise WorklistFailed(f"{self._url}: {_short(error)}") from None
         if answer.ok:

@@ -291,3 +291,10 @@ def test_a_worklist_that_is_away_is_told_and_loses_nothing(
     server.broken = 0
     performer.step()
     assert server.told("1.1") == ("IN PROGRESS", "images are being received")
+
+
+def test_a_worklist_that_nobody_serves_is_one_clear_line(database: Database, clock: Any) -> None:
+    nobody = Worklist("http://127.0.0.1:1/dicom-web", requests.Session(), 5.0)
+    performer = Performer(CODE, "LUNGNODE", "PACS", timedelta(hours=1))
+    with pytest.raises(WorklistFailed, match=r"^http://127.0.0.1:1/dicom-web: could not be reached$"):
+        TaskPerformer(database, nobody, performer, None, clock).step()
