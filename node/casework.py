@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from engine.engine_cache import EngineRecord
 from engine.errors import PackageInvalid
 from engine.findings import Findings
 from engine.loading import load_series
@@ -159,9 +160,14 @@ def open_special_casework(configuration: Configuration) -> dict[tuple[str, ...],
     }
 
 
-def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | None = None) -> Casework:
+def open_casework(
+    configuration: Configuration,
+    kinds: Iterable[ObjectKind] | None = None,
+    report: Callable[[EngineRecord], None] = lambda record: None,
+) -> Casework:
     """Open the model packages that the configuration names.
 
+    report: told of engines that are built, where `screening.built_engines` is set.
     kinds: which objects are made; by default all that a destination wants, the usual four where there is none.
     Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed.
     """
@@ -170,7 +176,7 @@ def open_casework(configuration: Configuration, kinds: Iterable[ObjectKind] | No
     named = {name for rule in configuration.routing for name in rule.then.packages or ()}
     if named:
         models = _unnamed_models(models, named)
-    executor = open_executor(models, runner_options(configuration), configuration)
+    executor = open_executor(models, runner_options(configuration), configuration, report)
     rules = SeriesRules(
         min_slices=screening.min_slices,
         min_cover_mm=screening.min_cover_mm,

@@ -125,11 +125,13 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
     store.processes.OtherEquipment where another worker has other packages.
     """
     from node.casework import open_casework, open_special_casework
+    from node.engine_states import engine_reporter
     from node.worker import Worker
 
     with _part("worker", configuration, stop) as (database, name):
         clock = store_clock(database, utc_now)
-        casework, special = open_casework(configuration), open_special_casework(configuration)
+        casework = open_casework(configuration, report=engine_reporter(database, clock))
+        special = open_special_casework(configuration)
         with ExitStack() as opened:
             for one in (casework, *special.values()):
                 opened.enter_context(one.executor)

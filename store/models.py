@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
@@ -357,3 +357,21 @@ class Process(Base):
     heartbeat_at: Mapped[datetime]
     doing: Mapped[str] = mapped_column(Text, default="")
     equipment: Mapped[str | None] = mapped_column(Text)
+
+
+class BuiltEngine(Base):
+    """An engine of a model package, as a worker last reported it: building, ready, or failed and why."""
+
+    __tablename__ = "engines"
+
+    name: Mapped[str] = mapped_column(String(256), primary_key=True)
+    package: Mapped[str] = mapped_column(String(64))
+    graph: Mapped[str] = mapped_column(String(64))
+    precision: Mapped[str] = mapped_column(String(16))
+    backend: Mapped[str] = mapped_column(String(32))
+    state: Mapped[Literal["building", "ready", "failed"]] = mapped_column(String(16))
+    why: Mapped[str] = mapped_column(Text)
+    seconds: Mapped[float]
+    since: Mapped[datetime]
+    builds: Mapped[int]
+    failures: Mapped[int]

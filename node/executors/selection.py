@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from engine.engine_cache import EngineRecord
 from engine.errors import RunnerFailed
 from engine.runners.interface import RunnerOptions
 from engine.screening import open_systems
@@ -13,13 +14,20 @@ from node.executors.interface import Executor
 from node.executors.local import LocalExecutor
 
 
-def open_executor(models: Sequence[Path], runner: RunnerOptions, configuration: Configuration) -> Executor:
+def open_executor(
+    models: Sequence[Path],
+    runner: RunnerOptions,
+    configuration: Configuration,
+    report: Callable[[EngineRecord], None] = lambda record: None,
+) -> Executor:
     """The executor of `screening.executor` with the packages `models`.
+
+    report: told of engines that are built in this process.
 
     Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, also where Ray is asked for and not installed.
     """
     if configuration.screening.executor == "local":
-        return LocalExecutor(open_systems(models, runner))
+        return LocalExecutor(open_systems(models, runner, report))
     try:
         from node.executors.ray_executor import RayExecutor, RayOptions
     except ModuleNotFoundError as error:
