@@ -158,7 +158,8 @@ def _metadata(folder: Path) -> AnyMetadata:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"][1:] if part not in SYSTEMS) or "contents"
-        raise PackageInvalid(f"{folder / METADATA}: {key}: {first['msg']}") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise PackageInvalid(f"{folder / METADATA}: {key}: {said}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise PackageInvalid(f"{folder / METADATA} cannot be read: {error}") from error
 

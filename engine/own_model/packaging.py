@@ -19,7 +19,7 @@ from engine.own_model.screening import OwnModelSystem, screen_with
 from engine.own_model.trial import series_of
 from engine.own_model.wording import own_model_verdict
 from engine.package_writing import write_package
-from engine.packages import read_package
+from engine.packages import METADATA, read_package
 from engine.runners.interface import RunnerOptions
 from engine.runners.openvino_runner import OpenVINORunner
 from engine.volume import Volume
@@ -69,9 +69,13 @@ def package_own_model(
                 raise PackageInvalid(f"{source} cannot be read: {error.strerror}") from error
         return {GRAPH: GRAPH_FILE}
 
-    sha256 = write_package(
-        directory, metadata, model_card(metadata), fill, lambda folder: tried.append(try_out(folder))
-    )
+    def check(folder: Path) -> None:
+        try:
+            tried.append(try_out(folder))
+        except PackageInvalid as error:
+            raise PackageInvalid(str(error).replace(str(folder / METADATA), "the description")) from error
+
+    sha256 = write_package(directory, metadata, model_card(metadata), fill, check)
     return PackagedModel(sha256, own_model_verdict(tried[0]))
 
 

@@ -47,7 +47,7 @@ def test_a_package_that_does_not_fit_leaves_the_old_one_as_it_was(tmp_path: Path
     exported.write_bytes(mean_score("N", 1, "H", "W"))
     with pytest.raises(RunnerFailed, match="does not do what its description says"):
         package_own_model(out, exported, described())
-    with pytest.raises(PackageInvalid, match="title"):
+    with pytest.raises(PackageInvalid, match=r"^the description: title: "):
         package_own_model(out, exported, described(title=""))
     with pytest.raises(PackageInvalid, match=r"absent\.onnx cannot be read"):
         package_own_model(out, tmp_path / "absent.onnx", described())
