@@ -177,9 +177,10 @@ def run_reporter(service: CommitmentService, stop: Stop) -> None:
 
 def prior_routing(configuration: Configuration, database: Database, route: Route) -> Route:
     """The routing of studies, with fetched priors behind all others; `route` alone where none are fetched."""
-    if not configuration.priors.fetch:
+    found = _query_source(configuration)
+    if not configuration.priors.fetch or found is None:
         return route
-    return PriorRouting(database, route, configuration.priors.deliver).route
+    return PriorRouting(database, route, found[1].calling_ae, configuration.priors.deliver).route
 
 
 def prior_seeker(

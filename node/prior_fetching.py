@@ -61,10 +61,14 @@ class PriorPolicy:
 
 @dataclass(frozen=True)
 class PriorRouting:
-    """The routing of studies, with those that were fetched as priors put behind all others."""
+    """The routing of studies, with those that were fetched as priors put behind all others.
+
+    source: AE title of whom priors come from. What anybody else sends of a prior makes it a current study.
+    """
 
     database: Database
     route_others: Route
+    source: str
     deliver: bool
 
     def route(self, study: ReceivingStudy) -> Routing | None:
@@ -73,7 +77,8 @@ class PriorRouting:
         with self.database.read() as session:
             current = prior_searches.fetched_for(session, study.study_instance_uid)
             series = tuple(holdings.screenable_paths(session, study.study_id))
-        if current is None:
+            sender = holdings.newest_sender(session, study.study_id)
+        if current is None or sender not in (None, self.source):
             return decided
         why = f"fetched as the prior of {current}"
         if decided is None:
@@ -146,7 +151,7 @@ class PriorSeeker:
             )
             refused = self._take_first(search, found.studies, stop)
         except QueryFailed as error:
-            self._later(search, str(error))
+            self._later(search.search_id, search.attempts, str(error))
             return
         if refused is not None:
             reasons = "; ".join((*refused, *found.refused)) or "it has no other CT of this patient"
@@ -212,7 +217,10 @@ class PriorSeeker:
         prior = one.prior_study_instance_uid
         if one.prior_state in SCREENED:
             self._compare(one)
-        elif one.prior_state is None or one.prior_state in AHEAD:
+        elif one.prior_state is None:  # who fetched it may have been killed before anything came
+            if self._now() - one.changed_at > LEASE:
+                self._later(one.search_id, one.attempts, f"nothing came of the prior {prior}")
+        elif one.prior_state in AHEAD:
             if self._now() - one.changed_at > LONGEST_WAIT:
                 self._end(one.search_id, f"the prior {prior} was not screened in {LONGEST_WAIT.days} days")
         else:
@@ -237,18 +245,18 @@ class PriorSeeker:
             prior_searches.choose(session, search.search_id, prior, fetched=fetched, why=why, now=self._now())
         log.info("prior chosen", study=search.study_instance_uid, why=why)
 
-    def _later(self, search: Seeking, why: str) -> None:
-        attempts = search.attempts + 1
+    def _later(self, search_id: int, attempts_before: int, why: str) -> None:
+        attempts = attempts_before + 1
         if attempts >= MOST_ATTEMPTS:
-            self._end(search.search_id, f"no prior was had in {attempts} attempts: {why}")
+            self._end(search_id, f"no prior was had in {attempts} attempts: {why}")
             return
         now = self._now()
         again_at = now + self._again.delay(attempts)
         with self._database.write() as session:
             prior_searches.seek_later(
-                session, search.search_id, why=f"no prior yet: {why}", again_at=again_at, now=now
+                session, search_id, why=f"no prior yet: {why}", again_at=again_at, now=now
             )
-        log.warning("prior sought later", study=search.study_instance_uid, why=why)
+        log.warning("prior sought later", why=why)
 
     def _end(self, search_id: int, why: str) -> None:
         with self._database.write() as session:

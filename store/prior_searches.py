@@ -53,6 +53,7 @@ class Awaited:
     prior_state: StudyState | None
     prior_why: str
     changed_at: datetime
+    attempts: int
     prior_in_summary: dict[str, Any]
     can_be_revised: bool
 
@@ -160,6 +161,7 @@ def awaited(session: Session) -> list[Awaited]:
             prior_state=None if earlier is None else earlier.state,
             prior_why="" if earlier is None else earlier.reason,
             changed_at=search.changed_at,
+            attempts=search.attempts,
             prior_in_summary=_newest_summary(session, study.id).get("prior") or {},
             can_be_revised=study.purged_at is None,
         )

@@ -69,7 +69,7 @@ def ct_dataset(number: int, *, series: str = f"{STUDY}.1", study: str = STUDY, *
 def record(database: Database, tmp_path: Path) -> Callable[..., str]:
     """Put an instance into the store as if it had been received; returns its SOP Instance UID."""
 
-    def record(number: int, at: datetime = NOW, **kind: Any) -> str:
+    def record(number: int, at: datetime = NOW, association_id: int | None = None, **kind: Any) -> str:
         dataset = ct_dataset(number, **kind)
         path = tmp_path / "spool" / f"{dataset.SOPInstanceUID}.dcm"
         path.parent.mkdir(exist_ok=True)
@@ -89,7 +89,7 @@ def record(database: Database, tmp_path: Path) -> Callable[..., str]:
                     size=path.stat().st_size - 200,
                     path=str(path.relative_to(tmp_path)),
                 ),
-                association_id=None,
+                association_id=association_id,
                 now=at,
             )
         return str(dataset.SOPInstanceUID)

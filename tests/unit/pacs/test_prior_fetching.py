@@ -13,16 +13,17 @@ from typing import Any, cast
 import pytest
 
 from node.casework import Casework, Interrupted
-from node.prior_fetching import MOST_ATTEMPTS, PriorPolicy, PriorRouting, PriorSeeker
+from node.prior_fetching import LEASE, MOST_ATTEMPTS, PriorPolicy, PriorRouting, PriorSeeker
 from node.worker import Worker
 from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement, StudyStatement
 from scp.patients import Person
-from store import claims, queries, results, revisions
+from store import claims, prior_searches, queries, receipts, results, revisions
 from store.claims import Claim
 from store.database import Database
 from store.deliveries import Backoff
 from store.prior_searches import fetched_for
 from store.priorities import Priority
+from store.receipts import Peer
 from store.states import StudyState
 
 ANNA = Person("19500101", "F", "Doe^Anna")
@@ -91,7 +92,7 @@ class Node:
     def end_reception(self) -> None:
         with self.database.read() as session:
             receiving = revisions.receiving_studies(session)
-        routing = PriorRouting(self.database, lambda study: None, deliver=False)
+        routing = PriorRouting(self.database, lambda study: None, "PACS", deliver=False)
         for study in receiving:
             decided = routing.route(study)
             with self.database.write() as session:
@@ -265,6 +266,45 @@ def test_a_fetch_that_brought_nothing_is_tried_again_and_one_that_brought_a_part
     node.step()
     assert node.source.asked == 2 and len(node.source.fetched) == 2
     assert node.state(PRIOR) is StudyState.RECEIVING
+
+
+def test_a_search_whose_process_was_killed_before_anything_came_begins_again(
+    node_with: Callable[..., Node],
+) -> None:
+    node = node_with(ScriptedSource())
+    node.complete(CURRENT)
+    with node.database.write() as session:
+        prior_searches.begin_new(session, node.clock() - LEASE, node.clock())
+        search = prior_searches.claim_due(session, lease=LEASE, now=node.clock())
+        assert search is not None
+        prior_searches.choose(session, search.search_id, PRIOR, fetched=True, why="killed", now=node.clock())
+    node.step()
+    assert node.source.fetched == []
+    node.clock.forward(LEASE.total_seconds() + 1)
+    node.step()
+    assert node.account()[-1] == f"no prior yet: nothing came of the prior {PRIOR}"
+    node.clock.forward(60)
+    node.step()
+    assert len(node.source.fetched) == 3
+
+
+def test_what_a_modality_sends_of_a_prior_makes_it_a_current_study(node_with: Callable[..., Node]) -> None:
+    node = node_with(ScriptedSource())
+    node.complete(CURRENT)
+    node.step()
+    node.screen()
+    node.end_reception()
+    with node.database.write() as session:
+        sender = Peer("CT1", "127.0.0.1")
+        number = receipts.open_association(
+            session, listener="l", peer=sender, called_ae="LUNGNODE", now=node.clock()
+        )
+        receipts.close_association(session, number, end="released", now=node.clock())
+    node.record(9, study=PRIOR, series=f"{PRIOR}.1", association_id=number, **IMAGE)
+    node.end_reception()
+    claim = node.claim()
+    assert claim is not None
+    assert (claim.study_instance_uid, claim.priority, claim.routing) == (PRIOR, Priority.NORMAL, None)
 
 
 def test_nothing_is_fetched_while_a_study_is_being_received(node_with: Callable[..., Node]) -> None:
