@@ -6,16 +6,19 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from engine.findings import PneumoniaClass
+from training.candidates import Candidate
 from training.datasets.check import check
 from training.datasets.items import Dataset, DatasetError, Item, Split
 from training.datasets.pixels import PixelSource
 from training.datasets.pool import add_masks
 from training.datasets.registry import open_dataset
-from training.pool import build
+from training.pool import build, drawn
 from training.pool.build import build_pool
+from training.pool.drawn import draw_missing_masks
 from training.pool.sources import GRID, Case, Figure, pseudo_hu
 
 
@@ -125,6 +128,30 @@ def test_drawn_masks_are_taken_unless_nearly_empty(folder: Path) -> None:
     assert mask is not None
     assert np.array_equal(mask, drawn[0])
     assert after[ill[1]].mask is None
+
+
+def test_missing_masks_are_drawn_in_the_lungs_box(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def everywhere(graph: str, hu: npt.NDArray[np.int16]) -> dict[str, npt.NDArray[np.uint8]]:
+        return {"lesion_probability": np.full(hu.shape, 255, np.uint8)}
+
+    candidate = Candidate("all", "jcs", frozenset({"segment"}), everywhere, "", segment_margin=10)
+    monkeypatch.setattr(drawn, "open_candidate", lambda path: candidate)
+    lacking = [
+        n
+        for n, i in enumerate(open_dataset(folder).items)
+        if i.label and i.lesion is not False and not i.mask
+    ]
+    assert draw_missing_masks(folder, Path("all")) == (len(lacking), len(lacking))
+    items, pixels = open_dataset(folder).items, PixelSource(folder)
+    ill = next(i for i in items if i.patient == "covid-1" and i.lesion)
+    mask = pixels.mask(ill)
+    assert mask is not None
+    assert ill.lung_box is not None
+    top, left, bottom, right = (round(side * GRID) for side in ill.lung_box)
+    assert mask[top:bottom, left:right].all()
+    assert mask.sum() == (bottom - top) * (right - left)
+    with pytest.raises(DatasetError, match="is no pool"):
+        draw_missing_masks(folder.parent, Path("all"))
 
 
 def test_a_table_that_does_not_fit_its_arrays_is_refused(folder: Path) -> None:

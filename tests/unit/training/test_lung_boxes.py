@@ -1,0 +1,58 @@
+"""Where the lungs of an item are: of its series, of its own slice, or nowhere that could be told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from engine.lungs import crop_box
+from training.datasets.items import GREY_UNKNOWN_WINDOW, HOUNSFIELD, Item, Plane
+from training.datasets.pixels import PixelSource
+from training.datasets.volumes import volume_items
+from training.lung_boxes import LungBoxes
+
+
+def chest() -> np.ndarray:
+    """24 slices of 96 x 96, 4 mm: two lungs, higher up smaller, none in the lowest three and highest three slices."""
+    z, y, x = np.mgrid[0:24, 0:96, 0:96]
+    body = ((y - 48) / 44) ** 2 + ((x - 48) / 46) ** 2 < 1
+    hu = np.where(body, 30, -1000)
+    for middle in (28, 68):
+        inside = ((z - 12) / 9) ** 2 + ((y - 48) / 30) ** 2 + ((x - middle) / 15) ** 2 < 1
+        hu[inside] = -850
+    return hu.astype(np.int16)
+
+
+@pytest.fixture
+def slices(tmp_path: Path) -> list[Item]:
+    image = SimpleITK.GetImageFromArray(chest())
+    image.SetSpacing((4.0, 4.0, 8.0))
+    SimpleITK.WriteImage(image, str(tmp_path / "chest.mha"))
+    return volume_items("t", "p", tmp_path / "chest.mha", label=0)
+
+
+def test_every_slice_of_a_volume_has_the_box_of_the_series(slices: list[Item], tmp_path: Path) -> None:
+    boxes, hu = LungBoxes(PixelSource(tmp_path / "cache")), chest()
+    middle, upper = boxes.of(slices[12], hu[12], 3), boxes.of(slices[17], hu[17], 3)
+    assert middle is not None
+    assert middle == upper
+    assert middle == pytest.approx((48 - 30 - 3, 28 - 15 - 3, 48 + 30 + 4, 68 + 15 + 4), abs=2)
+    single = crop_box(hu[17], 3)
+    assert single is not None
+    assert single[0] > middle[0]
+
+
+def test_a_slice_without_lung_has_none(slices: list[Item], tmp_path: Path) -> None:
+    assert LungBoxes(PixelSource(tmp_path / "cache")).of(slices[0], chest()[0], 3) is None
+
+
+def test_pictures_and_named_boxes(tmp_path: Path) -> None:
+    boxes, hu = LungBoxes(PixelSource(tmp_path / "cache")), chest()[12]
+    picture = Item("t", "p", "s", 0, Plane(tmp_path / "x.png"), GREY_UNKNOWN_WINDOW)
+    assert boxes.of(picture, hu, 3) == (0, 0, 96, 96)
+    assert boxes.of(replace(picture, lung_box=(0.25, 0.0, 0.75, 1.0)), hu, 3) == (24, 0, 72, 96)
+    assert boxes.of(replace(picture, calibration=HOUNSFIELD), hu, 3) == crop_box(hu, 3)
