@@ -357,7 +357,8 @@ def a_worker(database: Database, storage: Path, casework: Any, name: str) -> Wor
 def measure_arrivals(database: Database, name: str, studies: int, workers: int, mean: float) -> None:
     """Waiting times of studies that come by chance, workers 80 % busy: measured, and simulated.
 
-    The store, the claims and the waking are real; the work of a study is a pause of a length drawn by chance.
+    The store, the claims and the waking are real; the work of a study is a pause of a length drawn by chance. The
+    simulation gets the times that workers were taken, as the store has them: the pause and what is around it.
     """
     chance = np.random.default_rng(5)
     service = chance.gamma(4.0, mean / 4, studies)
@@ -395,8 +396,8 @@ def measure_arrivals(database: Database, name: str, studies: int, workers: int, 
         stop.set()
         for thread in threads:
             thread.join()
-    measured = measured_waits(database)
-    expected = waiting_times(came, service, workers)
+    measured, held = waits_and_holds(database)
+    expected = waiting_times(came, held, workers)
     words = ", ".join(
         f"{p:g} % {a:.3f}/{b:.3f} s"
         for p, a, b in zip(
@@ -425,16 +426,29 @@ def arrive(database: Database, arrivals: np.ndarray) -> np.ndarray:
     return np.asarray(came) - came[0]
 
 
-def measured_waits(database: Database) -> np.ndarray:
-    """Seconds from complete to claimed of each study, by the store's own account."""
+def waits_and_holds(database: Database) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds from complete to claimed, and seconds that a worker was taken, of each study; from the store's account.
+
+    A worker is taken from the claim to the end, and for as long as workers need between two studies where one waits.
+    """
     with database.read() as session:
         rows = session.execute(
-            select(Transition.study_id, Transition.after, Transition.at).order_by(Transition.id)
+            select(Transition.after, Transition.at, Transition.who).order_by(
+                Transition.study_id, Transition.id
+            )
         ).all()
-    complete = {study: at for study, after, at in rows if after is StudyState.COMPLETE}
-    return np.asarray(
-        [(at - complete[study]).total_seconds() for study, after, at in rows if after is StudyState.SCREENING]
-    )
+    at = {
+        state: np.asarray([when.timestamp() for after, when, _ in rows if after is state])
+        for state in (StudyState.COMPLETE, StudyState.SCREENING, StudyState.DELIVERED)
+    }
+    who = np.asarray([name for after, _, name in rows if after is StudyState.SCREENING])
+    came, claimed, ended = at.values()
+    between = []
+    for worker in set(who):
+        mine = np.argsort(claimed + np.where(who == worker, 0.0, np.inf))[: np.count_nonzero(who == worker)]
+        queued = came[mine[1:]] < ended[mine[:-1]]
+        between += list((claimed[mine[1:]] - ended[mine[:-1]])[queued])
+    return claimed - came, ended - claimed + float(np.mean(between)) if between else ended - claimed
 
 
 @contextmanager
@@ -498,8 +512,8 @@ def main() -> None:
                     measure_instances(make, kind, given.instances)
                 if "share" in asked and cost:
                     measure_share(make(), kind, cost)
-                if "arrivals" in asked:
-                    measure_arrivals(make(), kind, given.arrivals, 2, 0.2)
+                if "arrivals" in asked and kind == "postgresql":
+                    measure_arrivals(make(), kind, given.arrivals, 2, 0.3)
         except NoServer as reason:
             print(f"          {kind}: {reason}")
 

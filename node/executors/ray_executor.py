@@ -97,7 +97,9 @@ class ScreeningActor:
 
 
 class RayExecutor:
-    """Screens on the actors of one cluster, which end with it. Raises RunnerFailed where none can be started.
+    """Screens on the actors of one cluster, which end with it; so does the process's connection to the cluster.
+
+    Raises RunnerFailed where no actor can be started.
 
     lost_actors: how many have died so far.
     """
@@ -234,7 +236,9 @@ class RayExecutor:
 
 
 def _connect(options: RayOptions) -> None:
-    """Join or start the cluster. Raises RunnerFailed."""
+    """Join or start the cluster, once in a process. Raises RunnerFailed."""
+    if ray.is_initialized():
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # else what is started here runs with nice 15
     settings: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
