@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import yaml
-from tiny_own_models import dense_lung, identity, mean_score
+from tiny_own_models import dense_lung, identity, mean_score, network
 from typer.testing import CliRunner
 
 from engine.errors import PackageInvalid, RunnerFailed
@@ -79,3 +81,19 @@ def test_the_command_needs_no_torch(tmp_path: Path, exported: Path, monkeypatch:
     assert read_package(out).sha256 in result.output
     assert "tried on made-up slices: Dense lung: " in result.output
     assert json.loads((out / "metadata.json").read_text())["license"] == "CC0"
+
+
+def test_weights_beside_the_graph(tmp_path: Path) -> None:
+    """They go into the package under their name; without them the network cannot be tried."""
+    nodes = [onnx.helper.make_node("Mul", ["image", "factor"], ["pred"])]
+    shape = ["N", 1, "H", "W"]
+    model = onnx.load_from_string(
+        network(nodes, {"factor": np.full((1, 1, 1, 1), 0.5, np.float32)}, shape, shape)
+    )
+    exported = tmp_path / "net.onnx"
+    onnx.save(model, exported, save_as_external_data=True, location="net.weights", size_threshold=0)
+    with pytest.raises(RunnerFailed, match="does not do what its description says") as caught:
+        package_own_model(tmp_path / "own", exported, described())
+    assert "\n" not in str(caught.value)
+    package_own_model(tmp_path / "own", exported, described(), [tmp_path / "net.weights"])
+    assert set(read_package(tmp_path / "own").metadata.files) == {"model.onnx", "net.weights"}
