@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -68,13 +69,16 @@ _BUILDERS: dict[TaskName, Callable[[dict[str, Any]], nn.Module]] = {
 def wanted_items(recipe: Recipe, dataset: Dataset) -> tuple[Item, ...]:
     """The items that a recipe's training uses, without those of the patients it leaves out.
 
-    Segmenters take slices with a mask, patient networks whole series. Classifiers take healthy slices, and slices of
-    diseases unless they are known to be free of lesions; with `classes.lesion_free` those too, as healthy
-    ones. JCS leaves H1N1 and CAP out, unless `classes.others` says what is wanted on them.
+    Segmenters take slices with a mask, patient networks whole series (single pictures beside them are left out).
+    Classifiers take healthy slices, and slices of diseases unless they are known to be free of lesions; with
+    `classes.lesion_free` those too, as healthy ones. JCS leaves H1N1 and CAP out, unless `classes.others` says what is
+    wanted on them.
     """
     items = tuple(item for item in dataset.items if item.patient not in recipe.without)
     if recipe.task in ("jcs-segmenter", "jcs-joint"):
         return tuple(item for item in items if item.mask is not None)
+    if recipe.task == "m3-patient":
+        items = _of_longer_series(items)
     jcs = recipe.task == "jcs-classifier"
     labels = (0, 1) if jcs and recipe.classes.others is None else (0, 1, 2, 3)
     free = recipe.classes.lesion_free or recipe.task == "m3-patient"
@@ -83,6 +87,13 @@ def wanted_items(recipe: Recipe, dataset: Dataset) -> tuple[Item, ...]:
         for item in items
         if item.label in labels and (item.label == 0 or free or item.lesion is not False)
     )
+
+
+def _of_longer_series(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """The items of series of more than one slice; all of them where there is no such series."""
+    slices = Counter((item.source, item.patient, item.series) for item in items)
+    longer = tuple(item for item in items if slices[item.source, item.patient, item.series] > 1)
+    return longer or items
 
 
 class SliceTraining(nn.Module):

@@ -16,10 +16,13 @@ from training.datasets.items import Dataset, DatasetError, Item, Split
 from training.datasets.pixels import PixelSource
 from training.datasets.pool import add_masks
 from training.datasets.registry import open_dataset
+from training.fit import Machine
 from training.pool import build, drawn
 from training.pool.build import build_pool
 from training.pool.drawn import draw_missing_masks
 from training.pool.sources import GRID, Case, Figure, pseudo_hu
+from training.recipe import load_recipe
+from training.run import train
 
 
 def chest(name: str, disease: PneumoniaClass, infected: slice) -> Case:
@@ -128,6 +131,22 @@ def test_drawn_masks_are_taken_unless_nearly_empty(folder: Path) -> None:
     assert mask is not None
     assert np.array_equal(mask, drawn[0])
     assert after[ill[1]].mask is None
+
+
+def test_the_compact_recipes_train_on_a_pool(folder: Path, tmp_path: Path) -> None:
+    """Two steps each, with smaller networks: data, shares, heads and views fit together."""
+    machine = Machine(accelerator="cpu", devices=1, progress=False)
+    tiny = {
+        "jcs-classifier": "network={depths: [1, 1, 1, 1], planes: [16, 16, 16, 16]}",
+        "jcs-segmenter": "network={widths: [4, 4, 8, 8, 8], depths: [1, 1, 1, 1, 1], encoder_norm: train}",
+        "m3-slice": "network={depths: [1, 1, 1, 1], planes: [4, 4, 4, 4], stem: 4}",
+        "m3-patient": "network={head_width: 4, heads: 2, norm: softmax}",
+    }
+    for name, network in tiny.items():
+        more = [network, "image.size=32", "iterations=2", "batch=4"]
+        more += [f"start.slice={tmp_path / 'm3-slice'}"] if name == "m3-patient" else []
+        recipe = load_recipe(f"compact/{name}", more)
+        assert train(recipe, folder, tmp_path / name, machine).finished
 
 
 def test_missing_masks_are_drawn_in_the_lungs_box(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
