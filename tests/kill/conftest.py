@@ -32,7 +32,7 @@ from sqlalchemy import select
 from node.stand_in_pacs import StorageSCP, free_port
 from store.database import Database, open_database
 from store.migrations import upgrade
-from store.models import Instance, Result, Revision, Screening, Study
+from store.models import Delivery, Instance, Result, Revision, Screening, Study
 from store.states import StudyState
 
 PROGRAM = Path(__file__).with_name("dying_part.py")
@@ -215,13 +215,14 @@ class World:
             results = set(
                 session.scalars(
                     select(Result.sop_instance_uid)
+                    .join(Delivery, Delivery.result_id == Result.id)
                     .join(Screening, Screening.id == Result.screening_id)
                     .join(Revision, Revision.id == Screening.revision_id)
                     .where(Revision.study_id == row.id)
                 )
             )
         held = {str(item.sop_instance_uid) for item in self.pacs.instances(study)}
-        assert held == results, "the PACS holds other objects than the store says"
+        assert held == results, "the PACS holds other objects than were to be delivered"
 
     def _safe(self) -> set[str]:
         """UIDs of instances whose row is there and whose file has the content that the row says."""
