@@ -10,7 +10,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from engine.findings import PneumoniaClass
-from reporting import PredecessorReport, ReportContext, build
+from reporting import OBJECT_KINDS, PredecessorReport, ReportContext, build
 from reporting.phantom_case import PhantomCase, make_case
 
 
@@ -183,3 +183,32 @@ def test_evidence_lists_every_source_instance(case, context: ReportContext, rere
     own = next(s for s in evidence if s.SeriesInstanceUID == volume.series_instance_uid)
     listed = {r.ReferencedSOPInstanceUID for r in own.ReferencedSOPSequence}
     assert listed == {s.sop_instance_uid for s in volume.sources}
+
+
+def test_each_lesion_has_its_share_of_the_lungs_and_its_place(context: ReportContext, reread) -> None:
+    findings, volume = make_case(PhantomCase(lesions=2))
+    (sr,) = build(findings, volume, context, ("sr",))
+    dataset = reread(sr)
+    for index, lesion in enumerate(findings.lesions, 1):
+        group = group_of(dataset, f"LESION-{index}")
+        share = lesion.volume_ml / findings.lung_volume_ml * 100
+        assert number(group, "Share of the lungs' volume") == pytest.approx(share, abs=1e-3)
+        (site,) = content(group, "Finding Site")
+        side = site.ContentSequence[0].ConceptCodeSequence[0].CodeMeaning
+        assert side == ("Left" if lesion.centroid[0] > 0 else "Right")
+        assert side.lower() in content(group, "Comment")[0].TextValue
+
+
+def test_every_object_names_both_algorithms_as_equipment(context: ReportContext, reread) -> None:
+    findings, volume = make_case(PhantomCase())
+    for result in build(findings, volume, context, OBJECT_KINDS):
+        algorithms = [
+            item
+            for item in reread(result).ContributingEquipmentSequence
+            if item.get("ContributionDescription") == "Processing Algorithm"
+        ]
+        assert len({item.DeviceUID for item in algorithms}) == 2, result.name
+        for item, package in zip(algorithms, (findings.jcs.package, findings.m3lung.package), strict=True):
+            assert package.name in item.ManufacturerModelName
+            assert package.sha256[:12] in item.SoftwareVersions
+            assert item.ContributionDateTime.startswith("20260102113015")
