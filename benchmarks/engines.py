@@ -225,11 +225,12 @@ class Study:
 def screened(folder: Path, models: list[Path], threads: int, out: Path) -> Study:
     """Screen a folder in a process of its own."""
     out.mkdir(parents=True, exist_ok=True)
+    (out / "findings.json").unlink(missing_ok=True)
     configuration = out / "config.yaml"
     configuration.write_text(
         yaml.safe_dump({"models": [str(path) for path in models], "screening": {"threads": threads}})
     )
-    command = [sys.executable, "-m", "node.cli", "screen", str(folder), "--out", str(out)]
+    command = [str(Path(sys.executable).with_name("lungnode")), "screen", str(folder), "--out", str(out)]
     start = time.perf_counter()
     process = subprocess.Popen(
         [*command, "--config", str(configuration)], cwd=ROOT, stdout=subprocess.DEVNULL
@@ -295,6 +296,7 @@ def report(arguments: argparse.Namespace) -> str:
         f"rounds, batches of {arguments.batch}; {arguments.size} size, random weights. Ratios are to eager PyTorch in "
         "the same run.",
     ]
+    arguments.work = arguments.work.resolve()
     arguments.work.mkdir(parents=True, exist_ok=True)
     networks = network_rows(arguments, arguments.work)
     studies = study_rows(arguments, arguments.work) if arguments.studies else []

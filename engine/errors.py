@@ -28,3 +28,7 @@ class RunnerFailed(EngineError):
 
 class OutOfDeviceMemory(RunnerFailed):
     """The accelerator has too little memory for this many slices at once; fewer may go through."""
+
+
+class DeviceLost(RunnerFailed):
+    """The context on the accelerator is gone, with all that this process has there: the process has to start anew."""

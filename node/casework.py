@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -187,6 +188,15 @@ def open_casework(
     warm_up()
     wanted = tuple(kinds) if kinds is not None else wanted_kinds(configuration)
     return Casework(executor, rules, options, configuration.listener.ae_title, wanted)
+
+
+def processor_casework(configuration: Configuration, casework: Casework) -> Callable[[], Casework] | None:
+    """Opens, once, the casework that does without a GPU; None where no GPU is in use or one is asked for by name."""
+    on_gpu = any("TensorRT" in words for words in casework.executor.descriptions.values())
+    if configuration.screening.device != "auto" or not on_gpu:
+        return None
+    screening = configuration.screening.model_copy(update={"device": "openvino"})
+    return functools.cache(lambda: open_casework(configuration.model_copy(update={"screening": screening})))
 
 
 def _unnamed_models(models: tuple[Path, ...], named: Collection[str]) -> tuple[Path, ...]:

@@ -124,7 +124,7 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
     Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, store.migrations.SchemaMismatch, and
     store.processes.OtherEquipment where another worker has other packages.
     """
-    from node.casework import open_casework, open_special_casework
+    from node.casework import open_casework, open_special_casework, processor_casework
     from node.engine_states import engine_reporter
     from node.worker import Worker
 
@@ -154,6 +154,7 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
                 lease=timedelta(seconds=configuration.worker.lease_seconds),
                 max_attempts=configuration.worker.max_attempts,
                 clock=clock,
+                on_processor=processor_casework(configuration, casework),
             )
             log.info("worker ready", **casework.executor.descriptions)
             ready()

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from engine.errors import NotScreenable, RunnerFailed, Undecodable
+from engine.errors import DeviceLost, NotScreenable, RunnerFailed, Undecodable
 from engine.volume import Volume
 from node.casework import Case, Casework, Interrupted, Occasion
 from node.outbox import OUTBOX, study_folder, write_picture, write_results
@@ -39,6 +39,9 @@ AWAY_SECONDS = 1.0
 RETRY_AFTER = timedelta(seconds=30)
 """How long an error that may pass (memory, disk, inference) is given, times the number of the attempt."""
 
+DEVICE_ATTEMPTS = 2
+"""A study that has failed so often is taken by the processor, where it may, as the fault may be the GPU's."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("worker")
 
 
@@ -47,7 +50,8 @@ class Worker:
     """Screens what the store has complete.
 
     storage: the folder that paths in the store are relative to. destinations: which kinds of object each wants.
-    special: for rules that name packages, by their names.
+    special: for rules that name packages, by their names. on_processor: opens the casework that does without a GPU,
+    None where there is no other.
     """
 
     database: Database
@@ -59,6 +63,7 @@ class Worker:
     max_attempts: int
     clock: Callable[[], datetime]
     special: Mapping[tuple[str, ...], Casework] = field(default_factory=dict)
+    on_processor: Callable[[], Casework] | None = None
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
         """Screen until told to stop; a study in work is given back. While the database is away it waits for it."""
@@ -112,6 +117,9 @@ class Worker:
             if stop.is_set():
                 raise
             self._try_again(claim, f"the database was away: {type(error).__name__}", stop)
+        except DeviceLost as error:
+            self._try_again(claim, str(error), stop)
+            raise  # ends this process: its successor has a context of its own
         except (RunnerFailed, MemoryError, OSError) as error:
             self._try_again(claim, f"{type(error).__name__}: {error}", stop)
         except Exception as error:  # no input may stop the worker; the reason is recorded
@@ -122,6 +130,8 @@ class Worker:
         """The packages that the routing rules chose. Raises NotScreenable where they are no longer configured."""
         names = None if claim.routing is None else claim.routing.packages
         if names is None:
+            if claim.attempt > DEVICE_ATTEMPTS and self.on_processor is not None:
+                return self.on_processor()
             return self.casework
         if names not in self.special:
             raise NotScreenable(f"the rules chose packages {', '.join(names)}, which no rule names any more")

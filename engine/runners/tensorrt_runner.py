@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import OutOfDeviceMemory, RunnerFailed
+from engine.errors import DeviceLost, OutOfDeviceMemory, RunnerFailed
 from engine.packages import ModelPackage
 from engine.recipes import Backend, BuildPrecision, Profile
 from engine.runners.interface import Results, RunnerOptions, Tensors
@@ -205,7 +205,11 @@ class TensorRTRunner:
         return f"TensorRT {self._trt.__version__}, {self._cuda.device}, {self._said}"
 
     def run(self, graph: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
-        """See `engine.runners.interface.Runner`. Raises OutOfDeviceMemory where fewer slices may go through."""
+        """See `engine.runners.interface.Runner`. Raises OutOfDeviceMemory where fewer slices may go through.
+
+        A fault while the GPU works (an illegal address, a launch that fails or times out) ends the context for good:
+        DeviceLost.
+        """
         if graph not in self._contexts:
             raise RunnerFailed(f"no engine for graph {graph} of {self._package.metadata.name}")
         self._cuda.context.push()
@@ -213,6 +217,8 @@ class TensorRTRunner:
             return self._run(graph, self._contexts[graph], inputs)
         except self._cuda.driver.MemoryError as error:
             raise OutOfDeviceMemory(f"graph {graph}: {error}") from error
+        except (self._cuda.driver.LaunchError, self._cuda.driver.RuntimeError) as error:
+            raise DeviceLost(f"graph {graph}: the GPU's context is lost: {error}") from error
         except self._cuda.driver.Error as error:
             raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
         finally:

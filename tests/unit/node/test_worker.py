@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from tiny_packages import SYSTEMS, write_package
 
-from engine.errors import NotScreenable, RunnerFailed, Undecodable
+from engine.errors import DeviceLost, NotScreenable, RunnerFailed, Undecodable
 from node.casework import Case, Casework, open_casework
 from node.configuration import Configuration, WorkerConfiguration
 from node.phantom import phantom_study, phantom_volume
@@ -239,6 +239,32 @@ def test_an_error_that_may_pass_is_tried_again_and_then_fails(
     assert failing.work_one(threading.Event())
     study = bench.account(uid).study
     assert study.state is StudyState.FAILED and "attempt 2 of 2" in study.reason
+
+
+def test_a_lost_gpu_ends_the_worker_and_the_study_goes_to_the_processor_in_the_end(
+    bench: Bench, casework: Casework, received: Callable[[], str]
+) -> None:
+    uid = received()
+    lost = Failing(DeviceLost("context lost"))
+    for attempt in (1, 2):
+        with pytest.raises(DeviceLost):
+            bench.worker(lost, max_attempts=3, on_processor=lambda: casework).work_one(threading.Event())
+        assert bench.account(uid).study.state is StudyState.COMPLETE
+        bench.clock.now += attempt * RETRY_AFTER
+    bench.worker(lost, max_attempts=3, on_processor=lambda: casework).work_one(threading.Event())
+    assert bench.account(uid).study.state is StudyState.DELIVERING
+
+
+def test_without_leave_to_use_the_processor_a_lost_gpu_fails_the_study(
+    bench: Bench, received: Callable[[], str]
+) -> None:
+    uid = received()
+    for attempt in (1, 2):
+        with pytest.raises(DeviceLost):
+            bench.worker(Failing(DeviceLost("context lost"))).work_one(threading.Event())
+        bench.clock.now += attempt * RETRY_AFTER
+    study = bench.account(uid).study
+    assert study.state is StudyState.FAILED and "context lost (attempt 2 of 2)" in study.reason
 
 
 def test_stopping_gives_the_study_back(bench: Bench, casework: Casework, received: Callable[[], str]) -> None:

@@ -1,0 +1,170 @@
+"""Faults of a GPU, with a scripted driver and a scripted TensorRT in place of NVIDIA's modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.errors import DeviceLost, OutOfDeviceMemory, RunnerFailed
+from engine.packages import read_package
+from engine.runners import tensorrt_runner
+from engine.runners.tensorrt_runner import TensorRTRunner
+
+
+class ScriptedDriver:
+    """pycuda.driver as far as the runner uses it, with arrays for memory. fault: raised by the next copy."""
+
+    class Error(Exception):
+        pass
+
+    class LogicError(Error):
+        pass
+
+    class LaunchError(Error):
+        pass
+
+    class RuntimeError(Error):
+        pass
+
+    class MemoryError(Error):
+        pass
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+        self.pushed = 0
+        self.memory: dict[int, np.ndarray] = {}
+
+    def init(self) -> None:
+        pass
+
+    def Device(self, number: int) -> Any:  # noqa: N802 - pycuda's name
+        def push() -> None:
+            self.pushed += 1
+
+        def pop() -> None:
+            self.pushed -= 1
+
+        context = SimpleNamespace(push=push, pop=pop, detach=lambda: None)
+        return SimpleNamespace(
+            retain_primary_context=lambda: context, compute_capability=lambda: (9, 0), name=lambda: "scripted"
+        )
+
+    def Stream(self) -> Any:  # noqa: N802 - pycuda's name
+        return SimpleNamespace(handle=7, synchronize=lambda: None)
+
+    def pagelocked_empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.empty(shape, dtype)
+
+    def mem_alloc(self, size: int) -> int:
+        return 1 + len(self.memory)
+
+    def memcpy_htod_async(self, device: int, host: np.ndarray, stream: Any) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.memory[device] = host.copy()
+
+    def memcpy_dtoh_async(self, host: np.ndarray, device: int, stream: Any) -> None:
+        host[...] = self.memory[device]
+
+
+class ScriptedEngine:
+    """An engine with input hu int16 [N] and output probability float32 [N] = hu / 10."""
+
+    num_io_tensors = 2
+
+    def __init__(self, driver: ScriptedDriver) -> None:
+        self.engine = self
+        self._driver, self._addresses, self._shape = driver, {}, ()
+
+    def create_execution_context(self) -> ScriptedEngine:
+        return self
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("hu", "probability")[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "in" if name == "hu" else "out"
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return np.int16 if name == "hu" else np.float32
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._shape = shape
+        return len(shape) == 1
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._shape
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self._addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        memory = self._driver.memory
+        memory[self._addresses["probability"]] = memory[self._addresses["hu"]] / np.float32(10)
+        return True
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> ScriptedDriver:
+    scripted = ScriptedDriver()
+    monkeypatch.setattr(tensorrt_runner, "import_module", lambda name: scripted)
+    return scripted
+
+
+@pytest.fixture
+def opened(driver: ScriptedDriver, tmp_path: Path, package_paths: list[Path]) -> Callable[[], TensorRTRunner]:
+    engine = tmp_path / "engine"
+    engine.write_bytes(b"plan")
+    logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
+    runtime = SimpleNamespace(
+        deserialize_cuda_engine=lambda plan: ScriptedEngine(driver) if plan == b"plan" else None
+    )
+    trt = SimpleNamespace(
+        __version__="0",
+        Logger=logger,
+        Runtime=lambda log: runtime,
+        nptype=lambda dtype: dtype,
+        TensorIOMode=SimpleNamespace(OUTPUT="out"),
+    )
+    package = read_package(package_paths[0])
+    return lambda: TensorRTRunner(trt, package, {"classify": engine}, "f16")
+
+
+def test_what_goes_in_comes_out_and_the_context_is_left(opened, driver: ScriptedDriver) -> None:
+    runner = opened()
+    for values in ([10, 20], [30, 40], [5]):
+        found = runner.run("classify", {"hu": np.array(values, dtype=np.int16)})["probability"]
+        np.testing.assert_allclose(found, np.array(values) / 10)
+    assert driver.pushed == 0
+    assert "SM90" in runner.description
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (ScriptedDriver.LaunchError("an illegal memory access"), DeviceLost),
+        (ScriptedDriver.RuntimeError("device lost"), DeviceLost),
+        (ScriptedDriver.MemoryError("out of memory"), OutOfDeviceMemory),
+        (ScriptedDriver.LogicError("invalid argument"), RunnerFailed),
+    ],
+)
+def test_faults_are_told_apart(fault: Exception, expected: type, opened, driver: ScriptedDriver) -> None:
+    runner = opened()
+    driver.fault = fault
+    with pytest.raises(RunnerFailed, match=str(fault)) as raised:
+        runner.run("classify", {"hu": np.zeros(2, dtype=np.int16)})
+    assert type(raised.value) is expected
+    assert driver.pushed == 0
+
+
+def test_a_foreign_engine_and_a_shape_outside_of_its_profile_are_reasons(opened, tmp_path: Path) -> None:
+    with pytest.raises(RunnerFailed, match="outside of what the engine was built for"):
+        opened().run("classify", {"hu": np.zeros((2, 2), dtype=np.int16)})
+    (tmp_path / "engine").write_bytes(b"of another GPU")
+    with pytest.raises(RunnerFailed, match="no engine for this GPU"):
+        opened()
