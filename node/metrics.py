@@ -21,10 +21,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from engine.builder import list_engines
-from engine.engine_cache import EngineRecord
-from store import gauges, overview, processes, queries
+from store import engines, gauges, overview, processes, queries
 from store.database import Database
+from store.engines import KnownEngine
 from store.gauges import Marks
 from store.states import StudyState
 
@@ -35,17 +34,10 @@ DELIVERY_BUCKETS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 class StoreMetrics:
     """Everything that /metrics tells.
 
-    engines: the cache of built engines. since: what is counted came after these marks.
+    since: what is counted came after these marks.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        storage: Path,
-        engines: Path,
-        now: Callable[[], datetime],
-        since: Marks,
-    ) -> None:
+    def __init__(self, database: Database, storage: Path, now: Callable[[], datetime], since: Marks) -> None:
         self._database = database
         self._lock = threading.Lock()
         self._marks = since
@@ -77,7 +69,7 @@ class StoreMetrics:
             "lungnode_refusals", "Associations and instances refused", ["what", "reason"], registry=registry
         )
         self._errors = Counting("lungnode_errors", "Studies that came to failed", ["kind"], registry=registry)
-        registry.register(_Present(database, storage, engines, now))
+        registry.register(_Present(database, storage, now))
 
     def render(self) -> tuple[bytes, str]:
         """The text of /metrics and its media type."""
@@ -111,8 +103,8 @@ class StoreMetrics:
 class _Present(Collector):
     """What is counted afresh at every scrape."""
 
-    def __init__(self, database: Database, storage: Path, engines: Path, now: Callable[[], datetime]) -> None:
-        self._database, self._storage, self._engines, self._now = database, storage, engines, now
+    def __init__(self, database: Database, storage: Path, now: Callable[[], datetime]) -> None:
+        self._database, self._storage, self._now = database, storage, now
 
     def describe(self) -> list[Metric]:
         """Nothing is asked of the store only to register."""
@@ -127,6 +119,7 @@ class _Present(Collector):
             oldest = overview.oldest_change(session, StudyState.COMPLETE)
             standings = overview.destination_standings(session)
             living = processes.living(session)
+            known = engines.known(session)
         yield CounterMetricFamily(
             "lungnode_instances_received", "Instances acknowledged", value=totals.instances
         )
@@ -183,21 +176,27 @@ class _Present(Collector):
         yield GaugeMetricFamily(
             "lungnode_disk_size_bytes", "Size of the disk of the storage", value=usage.total
         )
-        yield from _engine_families(list_engines(self._engines))
+        yield from _engine_families(known)
 
 
-def _engine_families(engines: Sequence[EngineRecord]) -> Iterator[Metric]:
-    """How many engines are ready, building or failed, and how long each took to build and verify."""
-    counted = Counter(engine.state for engine in engines)
+def _engine_families(known: Sequence[KnownEngine]) -> Iterator[Metric]:
+    """How many engines are ready, building or failed; how often each was built, in vain, and how long it took."""
+    counted = Counter(engine.news.state for engine in known)
     states = {(state,): float(counted[state]) for state in ("building", "ready", "failed")}
-    yield _labelled("lungnode_engines", "Built engines in the cache, by state", ["state"], states)
+    yield _labelled("lungnode_engines", "Engines that workers have reported, by state", ["state"], states)
     labels = ["package", "graph", "precision", "backend"]
-    yield _labelled(
-        "lungnode_engine_build_seconds",
-        "Time that the build and verification of an engine took",
-        labels,
-        {tuple(getattr(e.key, label) for label in labels): e.seconds for e in engines if e.state == "ready"},
+    builds = CounterMetricFamily("lungnode_engine_builds", "Builds that have ended", labels=labels)
+    failures = CounterMetricFamily("lungnode_engine_build_failures", "Builds that have failed", labels=labels)
+    seconds = GaugeMetricFamily(
+        "lungnode_engine_build_seconds", "Time that the last build and verification took", labels=labels
     )
+    for engine in known:
+        values = [str(getattr(engine.news, label)) for label in labels]
+        builds.add_metric(values, engine.builds)
+        failures.add_metric(values, engine.failures)
+        if engine.news.state == "ready":
+            seconds.add_metric(values, engine.news.seconds)
+    yield from (builds, failures, seconds)
 
 
 def _labelled(name: str, words: str, labels: list[str], values: Mapping[Any, float]) -> GaugeMetricFamily:

@@ -81,8 +81,7 @@ def build_app(site: Site) -> Starlette:
     web = site.configuration.web
     with site.database.read() as reading:
         since = newest_marks(reading)
-    engines = site.configuration.screening.engine_cache
-    metrics = StoreMetrics(site.database, site.storage, engines, site.now, since)
+    metrics = StoreMetrics(site.database, site.storage, site.now, since)
 
     def show_metrics(request: Request) -> Response:
         if not web.open_metrics and site.access.of_request(request) is None:

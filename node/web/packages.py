@@ -10,12 +10,12 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.responses import Response
 
-from engine.builder import list_engines
 from engine.errors import PackageInvalid
 from engine.own_model.contract import OwnModelMetadata
 from engine.packages import METADATA, MODEL_CARD, ModelPackage, read_package
 from node.web.site import Visit
 from reporting.equipment import SYSTEM_NAMES
+from store import engines
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class ShownPackage:
 
 def show(visit: Visit) -> Response:
     """All packages that the configuration names."""
-    configuration = visit.site.configuration
-    packages = [_shown(path, _changed(path)) for path in configuration.models]
-    engines = list_engines(configuration.screening.engine_cache)
-    return visit.page("packages.html", packages=packages, engines=engines)
+    packages = [_shown(path, _changed(path)) for path in visit.site.configuration.models]
+    with visit.site.database.read() as session:
+        known = engines.known(session)
+    return visit.page("packages.html", packages=packages, engines=known)
 
 
 @lru_cache(maxsize=16)

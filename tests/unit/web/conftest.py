@@ -104,7 +104,6 @@ def audit_lines(node: ShownNode):  # type: ignore[no-untyped-def]
 @pytest.fixture
 def metrics_text(node: ShownNode) -> str:
     """All metrics, counted from the first row of the store."""
-    storage = node.configuration.storage.path
-    metrics = StoreMetrics(node.database, storage, storage / "engines", node.clock, Marks())
+    metrics = StoreMetrics(node.database, node.configuration.storage.path, node.clock, Marks())
     content, _ = metrics.render()
     return content.decode()

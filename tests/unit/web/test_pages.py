@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from engine.engine_cache import EngineCache, EngineKey, EngineRecord
-from store import receipts
+from store import engines, receipts
+from store.engines import EngineNews
 from store.states import StudyState
 
 
@@ -190,15 +190,19 @@ def test_counters_begin_with_the_page_and_count_each_thing_once(
     assert sum(line.startswith("lungnode_instances_received_total ") for line in text.splitlines()) == 1
 
 
-def test_engines_are_shown_with_their_state(admin: object, node: object) -> None:
+def test_engines_are_shown_with_their_state_and_counted(admin: object, node: object) -> None:
     assert "None is built" in admin.get("/packages")
-    cache = node.configuration.screening.engine_cache
-    cache.mkdir(parents=True)
-    key = EngineKey("jcs-tiny", "0" * 64, "classify", 1, "f16", "tensorrt", "TensorRT 10", "512")
-    EngineCache(cache).note(EngineRecord(key, "failed", "class_probability differs by 0.2, allowed 0.01"))
+    building = EngineNews("jcs-classify-1", "jcs-tiny", "classify", "f16", "tensorrt", "building")
+    refused = replace(building, state="failed", why="class_probability differs by 0.2", seconds=90.0)
+    with node.database.write() as session:
+        for news in (building, refused):
+            engines.note(session, news, node.clock())
     page = admin.get("/packages")
-    assert "jcs-tiny" in page and "differs by 0.2" in page and 'class="state bad"' in page
-    shutil.rmtree(cache)
+    assert "jcs-tiny" in page and "differs by 0.2" in page and "1, 1 failed" in page
+    text = admin.get("/metrics")
+    labels = '{backend="tensorrt",graph="classify",package="jcs-tiny",precision="f16"}'
+    assert f"lungnode_engine_build_failures_total{labels} 1.0" in text
+    assert 'lungnode_engines{state="failed"} 1.0' in text
 
 
 def test_metrics_can_be_closed(open_page: Callable[..., object]) -> None:
