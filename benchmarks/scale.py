@@ -1,10 +1,10 @@
 """What the store costs when there is much in it, and what more workers bring: `python benchmarks/scale.py`.
 
-Five questions, each by its name or all: `claims` (a claim among 100,000 waiting studies), `instances` (listing,
+Six questions, each by its name or all: `claims` (a claim among 100,000 waiting studies), `instances` (listing,
 claiming and completing beside 1,000,000 instances), `share` (the store's share of a study), `workers` (two against one,
 compact packages, PostgreSQL), `arrivals` (waiting times of 500 studies against the simulation of `lungnode capacity`;
-the work of a study is a pause there). SQLite and, where it can be started, PostgreSQL. Some minutes on a quiet machine
-with two cores.
+the work of a study is a pause there), `ray` (what Ray adds to a study). SQLite and, where it can be started,
+PostgreSQL. Some minutes on a quiet machine with two cores.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ import structlog  # noqa: E402
 from postgresql_server import NoServer, started_server  # noqa: E402
 from sqlalchemy import func, insert, select, text  # noqa: E402
 
+from engine.loading import load_series  # noqa: E402
+from engine.runners.interface import RunnerOptions  # noqa: E402
+from engine.series_choice import SeriesRules  # noqa: E402
 from node.capacity.queueing import PERCENTILES, waiting_times  # noqa: E402
 from node.casework import open_casework  # noqa: E402
 from node.configuration import Configuration, ScreeningConfiguration  # noqa: E402
@@ -56,6 +59,29 @@ PER_STUDY = 300
 def utc_now() -> datetime.datetime:
     """The time of day."""
     return datetime.datetime.now(datetime.UTC)
+
+
+def measure_ray(slices: int) -> None:
+    """What Ray adds to a study of so many slices of 512 x 512, beside its stages; the target is 0.3 s."""
+    try:
+        from node.executors.ray_executor import RayExecutor, RayOptions
+    except ModuleNotFoundError:
+        print("ray       is not installed: pip install 'lungnode[ray]'")
+        return
+    configuration = Configuration()
+    with tempfile.TemporaryDirectory(prefix="lungnode-scale-") as name:
+        for number, dataset in enumerate(phantom_study(phantom_volume(slices), NOW)):
+            dataset.save_as(Path(name) / f"{number:04d}.dcm", enforce_file_format=True)
+        volume = load_series(sorted(Path(name).iterdir()))
+    options = RayOptions("local", start_seconds=300)
+    with RayExecutor(configuration.models, RunnerOptions(threads=1), options) as executor:
+        found = [executor.screen(volume, SeriesRules()).timings_s for _ in range(6)][1:]
+    added = [timings["transfer"] for timings in found]
+    whole = statistics.median(sum(timings.values()) for timings in found)
+    print(
+        f"ray       {slices} slices: {statistics.median(added):.3f} s ({min(added):.3f} to {max(added):.3f}) of "
+        f"{whole:.1f} s (target 0.3)"
+    )
 
 
 def add_waiting(database: Database, count: int, *, first: int = 1, at: datetime.datetime = NOW) -> None:
@@ -481,7 +507,7 @@ def stores(kind: str) -> Iterator[Callable[[], Database]]:
 
 def main() -> None:
     """Ask the questions that are named, or all."""
-    questions = ("claims", "instances", "share", "workers", "arrivals")
+    questions = ("claims", "instances", "share", "workers", "arrivals", "ray")
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("questions", nargs="*", metavar="QUESTION", help=", ".join(questions))
     arguments.add_argument("--waiting", type=int, default=100_000)
@@ -500,6 +526,8 @@ def main() -> None:
     asked = given.questions or questions
     if unknown := set(asked) - set(questions):
         arguments.error(f"{', '.join(unknown)}: allowed are {', '.join(questions)}")
+    if "ray" in asked:
+        measure_ray(PER_STUDY)
     cost = 0.0
     for kind in ("postgresql", "sqlite"):
         try:
