@@ -107,7 +107,7 @@ def algorithm_sequence(package: PackageReference) -> AlgorithmIdentificationSequ
         name=f"{SYSTEM_NAMES[package.system]} ({package.name})"[:64],
         family=ARTIFICIAL_INTELLIGENCE,
         version=package_version(package)[:64],
-        source=MANUFACTURER,
+        source=_maker(package),
         parameters={"package_sha256": package.sha256},
     )
 
@@ -119,8 +119,13 @@ def algorithm_content(package: PackageReference, parameters: Iterable[str] = ())
         version=package_version(package),
         parameters=[f"package sha256 {package.sha256}", *parameters],
         family=ARTIFICIAL_INTELLIGENCE,
-        manufacturer=MANUFACTURER,
+        manufacturer=_maker(package),
     )
+
+
+def _maker(package: PackageReference) -> str | None:
+    """Who made an algorithm; of an own model only the department knows."""
+    return None if package.system == "onnx" else MANUFACTURER
 
 
 def device_observer(context: ReportContext) -> ObserverContext:
