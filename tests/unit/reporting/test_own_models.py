@@ -118,6 +118,7 @@ def test_each_own_segmenter_has_a_segmentation_of_its_own(with_own, context: Rep
     algorithm = own.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
     assert algorithm.AlgorithmName == "Own model (three-classes)"
     assert algorithm.AlgorithmVersion == "0.1.0+cccccccccccc"
+    assert "AlgorithmSource" not in algorithm, "it is not of this project's making"
     stored = hd.seg.Segmentation.from_dataset(own).get_pixels_by_source_instance(
         [s.sop_instance_uid for s in volume.sources],
         combine_segments=True,
