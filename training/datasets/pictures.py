@@ -143,6 +143,12 @@ def read_sars_cov2(folder: Path) -> Dataset | None:
 def read_jcs_lists(folder: Path) -> Dataset | None:
     """`train.txt` / `test.txt` with "image mask" (relative paths, a blank between), as JCS and COVID-19-CT100."""
     lists = [folder / f"{split}.txt" for split in ("train", "val", "test")]
+    for path in filter(Path.is_file, lists):
+        if _first_line(path)[:1] and _first_line(path)[0].lower().endswith(".mat"):
+            raise DatasetError(
+                f"{path} lists .mat files as COVID-CS has them: features of its authors' networks, not images, so no "
+                "encoder can be trained on them; list pictures and masks instead"
+            )
     if not any(path.is_file() and _is_pair_list(path) for path in lists):
         return None
     notes = Notes()
@@ -173,8 +179,12 @@ def read_jcs_lists(folder: Path) -> Dataset | None:
 
 
 def _is_pair_list(path: Path) -> bool:
-    first = path.read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0].split()
+    first = _first_line(path)
     return len(first) == 2 and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in first)
+
+
+def _first_line(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0].split()
 
 
 def _pairs(listing: Path) -> Iterator[tuple[str, str]]:

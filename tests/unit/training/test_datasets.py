@@ -356,6 +356,12 @@ def test_a_volume_is_decoded_once(tmp_path: Path, pixels: PixelSource) -> None:
     assert cached.stat().st_mtime_ns == written
 
 
+def test_lists_of_feature_files_are_refused_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("image/0.mat mask/0.png\n")
+    with pytest.raises(DatasetError, match=r"train\.txt lists \.mat files as COVID-CS has them"):
+        open_dataset(tmp_path)
+
+
 def test_every_reader_says_what_it_is_for() -> None:
     assert len({reader.name for reader in READERS}) == len(READERS) == 11
     assert all(reader.use and reader.layout for reader in READERS)
