@@ -1,9 +1,10 @@
 """What asking the PACS is worth: the steps of a study against Orthanc, with and without a query source.
 
-python -P benchmarks/pacs_steps.py [--slices 120]
+python -P benchmarks/pacs_steps.py [--slices 120] [--only prior]
 
 Starts Orthanc and `lungnode serve` on loopback for each case, sends a simulated phantom to both, and prints when each
-step came, counted from the release of the last association that brought images.
+step came, counted from the release of the last association that brought images. In the last case Orthanc has a prior
+of the patient, which the node fetches, screens and compares with.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import yaml
 from sqlalchemy import select
 
@@ -40,11 +42,21 @@ ENDED = (StudyState.DELIVERED, StudyState.FAILED, StudyState.SKIPPED)
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run. retrieve: None without a query source. withheld: images that the node is not sent."""
+    """One way to run. retrieve: None without a query source. withheld: images that the node is not sent.
+
+    prior: whether Orthanc has a prior that is to be fetched.
+    """
 
     name: str
     retrieve: str | None
     withheld: int = 0
+    prior: bool = False
+
+    def is_over(self, account: queries.StudyAccount) -> bool:
+        """Whether nothing more is to come."""
+        if self.prior:
+            return any("compared with the prior" in entry.what for entry in account.history)
+        return account.study.state in ENDED
 
 
 CASES = (
@@ -52,6 +64,7 @@ CASES = (
     Case("query source, all images sent", "get"),
     Case("query source, 20 images not sent: C-GET", "get", withheld=20),
     Case("query source, 20 images not sent: C-MOVE", "move", withheld=20),
+    Case("query source, a prior in the PACS: C-GET", "get", prior=True),
 )
 
 
@@ -59,35 +72,40 @@ def main() -> None:
     """Run every case and print its account."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slices", type=int, default=120)
+    parser.add_argument("--only", default="", help="only the cases whose name has this")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lungnode-pacs-") as name:
         images = Path(name) / "images"
         images.mkdir()
         volume = phantom_volume(arguments.slices)
-        for case in CASES:
-            study = _write(images / str(CASES.index(case)), volume)
+        for number, case in enumerate(CASES):
+            if arguments.only not in case.name:
+                continue
+            now = datetime.now()
+            study = _write(images / f"{number}", volume, now)
+            prior = _write(images / f"{number}-prior", volume, now - timedelta(days=30)) if case.prior else []
             print(f"\n{case.name}, load {os.getloadavg()[0]:.1f}", flush=True)
-            for line in _run(case, study, Path(name) / f"case{CASES.index(case)}"):
+            for line in _run(case, study, prior, Path(name) / f"case{number}"):
                 print(f"  {line}", flush=True)
 
 
-def _write(folder: Path, volume: Any) -> list[Path]:
+def _write(folder: Path, volume: Any, taken: datetime) -> list[Path]:
     folder.mkdir()
     paths = []
-    for number, instance in enumerate(phantom_study(volume, datetime.now())):
+    for number, instance in enumerate(phantom_study(volume, taken)):
         paths.append(folder / f"{number:04}.dcm")
         instance.save_as(paths[-1], enforce_file_format=True)
     return paths
 
 
-def _run(case: Case, study: list[Path], folder: Path) -> Iterator[str]:
+def _run(case: Case, study: list[Path], prior: list[Path], folder: Path) -> Iterator[str]:
     folder.mkdir()
     ports = {"node": free_port(), "pacs": free_port(), "http": free_port()}
     with _orthanc(folder, ports), _node(case, folder, ports):
-        _send(Peer("ORTHANC", "127.0.0.1", ports["pacs"]), study)
+        _send(Peer("ORTHANC", "127.0.0.1", ports["pacs"]), prior + study)
         kept = len(study) - case.withheld
         _send(Peer("LUNGNODE", "127.0.0.1", ports["node"]), study[:kept])
-        yield from _account(folder)
+        yield from _account(case, folder, str(pydicom.dcmread(study[0]).StudyInstanceUID))
 
 
 def _send(peer: Peer, paths: list[Path]) -> None:
@@ -97,17 +115,16 @@ def _send(peer: Peer, paths: list[Path]) -> None:
         raise SystemExit(f"{peer} refused {len(refused)} of {len(paths)}: {refused[0].reason}")
 
 
-def _account(folder: Path) -> Iterator[str]:
+def _account(case: Case, folder: Path, study: str) -> Iterator[str]:
     database = open_database(f"sqlite:///{folder}/lungnode.db")
     deadline = time.monotonic() + 600
     while True:
         with database.read() as session:
-            (line,) = queries.list_studies(session)
-            account = queries.why(session, line.study_instance_uid)
+            account = queries.why(session, study)
             released = session.scalar(
                 select(AssociationRecord.closed_at).order_by(AssociationRecord.id).limit(1)
             )
-        if account.study.state in ENDED or time.monotonic() > deadline:
+        if case.is_over(account) or time.monotonic() > deadline:
             break
         time.sleep(0.2)
     database.close()
@@ -159,6 +176,7 @@ def _node(case: Case, folder: Path, ports: dict[str, int]) -> Iterator[None]:
         "database": {"url": "sqlite:///lungnode.db"},
         "destinations": [{"name": "pacs", **where}],
         "query_source": None if case.retrieve is None else where | {"retrieve": case.retrieve},
+        "priors": {"fetch": case.prior},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     program = [sys.executable, "-c", "from node.cli import main; main()", "serve", "-c", "config.yaml"]

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from scp.contexts import TRANSFER_SYNTAXES
 from scp.instances import valid_uid
 from scp.peer import Peer, Timeouts
-from scp.requesting import NoAssociation, association_with
+from scp.requesting import NoAssociation, associate, released
 from scp.services import FurtherService, Handler
 from store import commitment
 from store.commitment import HeldInstance, OpenRequest
@@ -251,8 +251,8 @@ class CommitmentService:
         contexts = [build_context(STORAGE_COMMITMENT)]
         roles = [build_role(STORAGE_COMMITMENT, scp_role=True)]
         try:
-            with association_with(
-                address, self._ae_title, contexts, self._timeouts, roles=roles
+            with released(
+                associate(address, self._ae_title, contexts, self._timeouts, roles=roles)
             ) as association:
                 return _send(association, request.transaction_uid, self._judged(request))
         except NoAssociation as error:

@@ -66,9 +66,8 @@ def associate(
 
 
 @contextmanager
-def association_with(peer: Peer, *args: Any, **kwargs: Any) -> Iterator[Association]:
-    """`associate`, released at the end. Raises NoAssociation."""
-    association = associate(peer, *args, **kwargs)
+def released(association: Association) -> Iterator[Association]:
+    """The association, released at the end."""
     try:
         yield association
     finally:

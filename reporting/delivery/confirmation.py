@@ -20,7 +20,7 @@ from pynetdicom.presentation import build_context
 from scp.pacs_query.dimse import DimseSource
 from scp.pacs_query.source import FetchedInstance
 from scp.peer import Peer, Timeouts
-from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, association_with
+from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, associate, released
 
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
@@ -128,8 +128,8 @@ def request_commitment(
     contexts = [build_context(STORAGE_COMMITMENT)]
     handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
     try:
-        with association_with(
-            peer, calling_ae_title, contexts, timeouts.network, handlers=handlers
+        with released(
+            associate(peer, calling_ae_title, contexts, timeouts.network, handlers=handlers)
         ) as association:
             status, _ = association.send_n_action(
                 _action(transaction_uid, references),

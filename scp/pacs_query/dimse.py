@@ -26,7 +26,7 @@ from scp.pacs_query.source import (
     study_statement,
 )
 from scp.peer import Peer, Timeouts
-from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, association_with
+from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, associate, released
 
 FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
@@ -164,13 +164,15 @@ class DimseSource:
         self, contexts: list[Any], roles: list[Any] | None = None, handlers: list[Any] | None = None
     ) -> Iterator[Association]:
         try:
-            with association_with(
-                self.peer,
-                self.calling_ae,
-                contexts,
-                self.timeouts,
-                roles=roles or (),
-                handlers=handlers or (),
+            with released(
+                associate(
+                    self.peer,
+                    self.calling_ae,
+                    contexts,
+                    self.timeouts,
+                    roles=roles or (),
+                    handlers=handlers or (),
+                )
             ) as association:
                 yield association
         except NothingAccepted:
