@@ -6,15 +6,16 @@ TensorRT and onnx; running needs pycuda and a GPU as well (extra `gpu`).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.errors import DeviceLost, OutOfDeviceMemory, RunnerFailed
 from engine.packages import ModelPackage
@@ -30,6 +31,9 @@ WITHOUT_GPU = ("SM86", "SM89")
 """Compute capabilities that TensorRT for RTX builds for where no GPU is."""
 
 SMALLEST_SIDE, USUAL_SIDE, LARGEST_SIDE = 32, 512, 2048
+LANES = 2
+"""Calls under way on the GPU."""
+
 USUAL_SLICES, LARGEST_SLICES = 300, 5000
 """Rows of the patient network's input."""
 
@@ -185,100 +189,143 @@ class _Cuda:
         self.device = f"{device.name()}, SM{major}{minor}"
 
 
-class TensorRTRunner:
-    """Engines of one package on the first GPU, one stream, pinned host buffers kept from call to call."""
+class _Lane:
+    """One call at a time on a stream of its own: pinned host buffers, device buffers, one context for each graph.
 
-    def __init__(self, trt: Any, package: ModelPackage, engines: Mapping[str, Path], precisions: str) -> None:
-        self._trt, self._package, self._said = trt, package, precisions
-        self._cuda = _Cuda()
-        self._cuda.context.push()
-        try:
-            self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-            self._stream = self._cuda.driver.Stream()
-            self._contexts = {graph: self._opened(graph, path) for graph, path in engines.items()}
-            self._buffers: dict[str, tuple[Any, Any]] = {}
-        finally:
-            self._cuda.context.pop()
+    Buffers are kept while the shape stays. All needs the GPU's context to be current.
+    """
 
-    @property
-    def description(self) -> str:
-        return f"TensorRT {self._trt.__version__}, {self._cuda.device}, {self._said}"
+    def __init__(self, trt: Any, driver: Any, engines: Mapping[str, Any]) -> None:
+        self._trt, self._driver = trt, driver
+        self._stream = driver.Stream()
+        self._contexts = {graph: _execution_context(graph, engine) for graph, engine in engines.items()}
+        self._buffers: dict[str, tuple[Any, Any]] = {}
+        self._outputs: dict[str, tuple[Any, Any]] = {}
 
-    def run(self, graph: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
-        """See `engine.runners.interface.Runner`. Raises OutOfDeviceMemory where fewer slices may go through.
-
-        A fault while the GPU works (an illegal address, a launch that fails or times out) ends the context for good:
-        DeviceLost.
-        """
-        if graph not in self._contexts:
-            raise RunnerFailed(f"no engine for graph {graph} of {self._package.metadata.name}")
-        self._cuda.context.push()
-        try:
-            return self._run(graph, self._contexts[graph], inputs)
-        except self._cuda.driver.MemoryError as error:
-            raise OutOfDeviceMemory(f"graph {graph}: {error}") from error
-        except (self._cuda.driver.LaunchError, self._cuda.driver.RuntimeError) as error:
-            raise DeviceLost(f"graph {graph}: the GPU's context is lost: {error}") from error
-        except self._cuda.driver.Error as error:
-            raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
-        finally:
-            self._cuda.context.pop()
-
-    def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
-        """See `engine.runners.interface.Runner`."""
-        return (self.run(graph, given) for given in inputs)
-
-    def close(self) -> None:
-        self._cuda.context.push()
-        self._buffers.clear()
-        self._contexts.clear()
-        self._cuda.context.pop()
-        self._cuda.context.detach()
-
-    def _opened(self, graph: str, path: Path) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise RunnerFailed(f"{path.name} is no engine for this GPU and TensorRT")
-        context = engine.create_execution_context()
-        if context is None:
-            raise OutOfDeviceMemory(f"no memory on the GPU for graph {graph}")
-        return context
-
-    def _run(self, graph: str, context: Any, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
-        engine, trt = context.engine, self._trt
+    def start(self, graph: str, inputs: Tensors) -> None:
+        """Copy in, compute and copy out, all in the order of the stream; returns before any of it is done."""
+        context = self._contexts[graph]
         for name, values in inputs.items():
             if not context.set_input_shape(name, values.shape):
                 raise RunnerFailed(
                     f"graph {graph}: shape {values.shape} is outside of what the engine was built for"
                 )
-            dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+            dtype = np.dtype(self._trt.nptype(context.engine.get_tensor_dtype(name)))
             host, device = self._buffer(f"{graph}/{name}", values.shape, dtype)
             host[...] = values
-            self._cuda.driver.memcpy_htod_async(device, host, self._stream)
+            self._driver.memcpy_htod_async(device, host, self._stream)
             context.set_tensor_address(name, int(device))
-        outputs = {}
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT:
-                shape, dtype = (
-                    tuple(context.get_tensor_shape(name)),
-                    trt.nptype(engine.get_tensor_dtype(name)),
-                )
-                outputs[name] = self._buffer(f"{graph}/{name}", shape, np.dtype(dtype))
-                context.set_tensor_address(name, int(outputs[name][1]))
+        self._outputs = {name: self._output(graph, context, name) for name in self._output_names(context)}
         if not context.execute_async_v3(self._stream.handle):
-            raise RunnerFailed(
-                f"graph {graph} of {self._package.metadata.name} did not run; TensorRT's log says why"
-            )
-        for host, device in outputs.values():
-            self._cuda.driver.memcpy_dtoh_async(host, device, self._stream)
+            raise RunnerFailed(f"graph {graph} did not run; TensorRT's log says why")
+        for host, device in self._outputs.values():
+            self._driver.memcpy_dtoh_async(host, device, self._stream)
+
+    def finish(self) -> Results:
+        """Wait for what was started; its outputs as arrays of their own."""
         self._stream.synchronize()
-        return {name: np.array(host) for name, (host, _) in outputs.items()}
+        return {name: np.array(host) for name, (host, _) in self._outputs.items()}
+
+    def _output_names(self, context: Any) -> list[str]:
+        engine = context.engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        return [name for name in names if engine.get_tensor_mode(name) == self._trt.TensorIOMode.OUTPUT]
+
+    def _output(self, graph: str, context: Any, name: str) -> tuple[Any, Any]:
+        dtype = np.dtype(self._trt.nptype(context.engine.get_tensor_dtype(name)))
+        buffers = self._buffer(f"{graph}/{name}", tuple(context.get_tensor_shape(name)), dtype)
+        context.set_tensor_address(name, int(buffers[1]))
+        return buffers
 
     def _buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
         known = self._buffers.get(name)
         if known is None or known[0].shape != shape or known[0].dtype != dtype:
             self._buffers.pop(name, None)
-            host = self._cuda.driver.pagelocked_empty(shape, dtype)
-            self._buffers[name] = (host, self._cuda.driver.mem_alloc(max(host.nbytes, 1)))
+            host = self._driver.pagelocked_empty(shape, dtype)
+            self._buffers[name] = (host, self._driver.mem_alloc(max(host.nbytes, 1)))
         return self._buffers[name]
+
+
+def _execution_context(graph: str, engine: Any) -> Any:
+    context = engine.create_execution_context()
+    if context is None:
+        raise OutOfDeviceMemory(f"no memory on the GPU for graph {graph}")
+    return context
+
+
+class TensorRTRunner:
+    """Engines of one package on the first GPU, two calls under way: one is copied while the other is computed."""
+
+    def __init__(self, trt: Any, package: ModelPackage, engines: Mapping[str, Path], precisions: str) -> None:
+        self._trt, self._package, self._said = trt, package, precisions
+        self._cuda = _Cuda()
+        with self._current("engines"):
+            self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+            self._opened = {graph: self._engine(path) for graph, path in engines.items()}
+            self._lanes = [_Lane(trt, self._cuda.driver, self._opened) for _ in range(LANES)]
+
+    @property
+    def description(self) -> str:
+        return f"TensorRT {self._trt.__version__}, {self._cuda.device}, {self._said}"
+
+    def run(self, graph: str, inputs: Tensors) -> Results:
+        """See `engine.runners.interface.Runner`.
+
+        Raises OutOfDeviceMemory where fewer slices may go through. A fault while the GPU works (an illegal address, a
+        launch that fails or times out) ends the context for good: DeviceLost.
+        """
+        return next(self.run_each(graph, [inputs]))
+
+    def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
+        """See `engine.runners.interface.Runner`; raises as `run` does."""
+        if graph not in self._opened:
+            raise RunnerFailed(f"no engine for graph {graph} of {self._package.metadata.name}")
+        under_way: deque[_Lane] = deque()
+        lanes = cycle(self._lanes)
+        try:
+            for given in inputs:
+                if len(under_way) == LANES:
+                    yield self._finished(graph, under_way.popleft())
+                lane = next(lanes)
+                with self._current(graph):
+                    lane.start(graph, given)
+                under_way.append(lane)
+            while under_way:
+                yield self._finished(graph, under_way.popleft())
+        finally:  # a lane's buffers are not to be written while a call that nobody waits for still reads them
+            for lane in under_way:
+                with suppress(RunnerFailed):
+                    self._finished(graph, lane)
+
+    def close(self) -> None:
+        self._cuda.context.push()
+        self._lanes.clear()
+        self._opened.clear()
+        self._cuda.context.pop()
+        self._cuda.context.detach()
+
+    def _finished(self, graph: str, lane: _Lane) -> Results:
+        with self._current(graph):
+            return lane.finish()
+
+    @contextmanager
+    def _current(self, graph: str) -> Iterator[None]:
+        """The GPU's context made current, and what the driver raises told apart."""
+        driver = self._cuda.driver
+        self._cuda.context.push()
+        try:
+            yield
+        except driver.MemoryError as error:
+            raise OutOfDeviceMemory(f"graph {graph}: {error}") from error
+        except (driver.LaunchError, driver.RuntimeError) as error:
+            raise DeviceLost(f"graph {graph}: the GPU's context is lost: {error}") from error
+        except driver.Error as error:
+            raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
+        finally:
+            self._cuda.context.pop()
+
+    def _engine(self, path: Path) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise RunnerFailed(f"{path.name} is no engine for this GPU and TensorRT")
+        return engine

@@ -38,6 +38,8 @@ class ScriptedDriver:
         self.fault: Exception | None = None
         self.pushed = 0
         self.memory: dict[int, np.ndarray] = {}
+        self.allocated = self.streams = 0
+        self.log: list[str] = []
 
     def init(self) -> None:
         pass
@@ -55,13 +57,15 @@ class ScriptedDriver:
         )
 
     def Stream(self) -> Any:  # noqa: N802 - pycuda's name
-        return SimpleNamespace(handle=7, synchronize=lambda: None)
+        number = self.streams = self.streams + 1
+        return SimpleNamespace(handle=number, synchronize=lambda: self.log.append(f"wait {number}"))
 
     def pagelocked_empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.empty(shape, dtype)
 
     def mem_alloc(self, size: int) -> int:
-        return 1 + len(self.memory)
+        self.allocated += 1
+        return self.allocated
 
     def memcpy_htod_async(self, device: int, host: np.ndarray, stream: Any) -> None:
         if self.fault is not None:
@@ -82,7 +86,7 @@ class ScriptedEngine:
         self._driver, self._addresses, self._shape = driver, {}, ()
 
     def create_execution_context(self) -> ScriptedEngine:
-        return self
+        return ScriptedEngine(self._driver)
 
     def get_tensor_name(self, index: int) -> str:
         return ("hu", "probability")[index]
@@ -104,6 +108,7 @@ class ScriptedEngine:
         self._addresses[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
+        self._driver.log.append(f"compute {stream}")
         memory = self._driver.memory
         memory[self._addresses["probability"]] = memory[self._addresses["hu"]] / np.float32(10)
         return True
@@ -142,6 +147,27 @@ def test_what_goes_in_comes_out_and_the_context_is_left(opened, driver: Scripted
         np.testing.assert_allclose(found, np.array(values) / 10)
     assert driver.pushed == 0
     assert "SM90" in runner.description
+
+
+def test_the_next_call_is_under_way_before_the_last_is_waited_for(opened, driver: ScriptedDriver) -> None:
+    runner = opened()
+    calls = [{"hu": np.array([10 * k, 5], dtype=np.int16)} for k in range(4)]
+    found = [outputs["probability"][0] for outputs in runner.run_each("classify", calls)]
+    np.testing.assert_allclose(found, [0, 1, 2, 3])
+    assert driver.log == [
+        *("compute 1", "compute 2", "wait 1", "compute 1", "wait 2", "compute 2", "wait 1", "wait 2"),
+    ]
+    assert driver.allocated == 4, "an input and an output buffer for each of the two, kept from call to call"
+    assert driver.pushed == 0
+
+
+def test_calls_that_nobody_waits_for_are_let_end(opened, driver: ScriptedDriver) -> None:
+    results = opened().run_each("classify", [{"hu": np.array([k], dtype=np.int16)} for k in range(5)])
+    next(results)
+    results.close()
+    assert driver.log.count("compute 1") == driver.log.count("wait 1")
+    assert driver.log.count("compute 2") == driver.log.count("wait 2")
+    assert driver.pushed == 0
 
 
 @pytest.mark.parametrize(
