@@ -1,6 +1,6 @@
 """Fetching the prior of a study from the PACS: the newest earlier chest CT of its patient, to be screened when idle.
 
-Never at the cost of a current study: nothing is fetched while one is being received, and what was fetched is screened
+Never at the cost of a current study: nothing is fetched before all are screened, and what was fetched is screened
 only where nothing else waits (`store.priorities.Priority.IDLE`). The result of a study waits for no prior; where
 it came first, a revision with the comparison follows.
 """
@@ -40,7 +40,7 @@ LONGEST_WAIT = timedelta(days=7)
 MOST_ATTEMPTS = 8
 MOST_CANDIDATES = 5
 AT_ONCE = 100
-"""Instances that are fetched before it is looked again whether a current study is being received."""
+"""Instances that are fetched before it is looked again whether a current study has come."""
 GIVE_WAY_SECONDS = 1.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("priors")
@@ -127,7 +127,7 @@ class PriorSeeker:
         with self._database.write() as session:
             prior_searches.begin_new(session, now - LOOK_BACK, now)
             search = None
-            if not prior_searches.is_receiving(session):
+            if not prior_searches.is_busy(session):
                 search = prior_searches.claim_due(session, lease=LEASE, now=now)
         if search is not None:
             self._seek(search, stop)
@@ -205,11 +205,11 @@ class PriorSeeker:
             self._source.fetch(study, series, uids[start : start + AT_ONCE], receive)
 
     def _give_way(self, prior: str, stop: Stop) -> None:
-        """Wait while another study than the prior is being received."""
+        """Wait while another study than the prior is being received, waits or is screened."""
         while True:
             with self._database.read() as session:
-                receiving = prior_searches.is_receiving(session, [prior])
-            if not receiving or stop.wait(GIVE_WAY_SECONDS):
+                busy = prior_searches.is_busy(session, [prior])
+            if not busy or stop.wait(GIVE_WAY_SECONDS):
                 return
 
     def _follow(self, one: Awaited) -> None:

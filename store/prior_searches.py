@@ -209,9 +209,9 @@ def fetched_for(session: Session, study_instance_uid: str) -> str | None:
     )
 
 
-def is_receiving(session: Session, besides: Sequence[str] = ()) -> bool:
-    """Whether any study is being received, other than `besides` (Study Instance UIDs)."""
-    query = select(Study.id).where(Study.state == StudyState.RECEIVING)
+def is_busy(session: Session, besides: Sequence[str] = ()) -> bool:
+    """Whether the screening of a current study lies ahead, other than of `besides` (Study Instance UIDs)."""
+    query = select(Study.id).where(Study.state.in_(AHEAD), Study.priority < Priority.IDLE)
     if besides:
         query = query.where(Study.study_instance_uid.not_in(besides))
     return session.scalar(query.limit(1)) is not None

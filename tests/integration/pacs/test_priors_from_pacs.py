@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from node import pacs_services
 from reporting.delivery.scu import parcel, store
 from scp.peer import Peer
-from store import queries, revisions
+from store import claims, queries, results, revisions
 from store.states import StudyState
 
 CURRENT, NEWEST = "1.2.826.0.1.99.1", "1.2.826.0.1.99.20"
@@ -75,6 +75,11 @@ def test_the_newest_prior_chest_of_the_same_person_is_fetched(
     with node.database.write() as session:
         (received,) = revisions.receiving_studies(session)
         revisions.complete_study(session, received.study_id, who="t", why="t", now=datetime.now(UTC))
+    with node.database.write() as session:
+        now, hour = datetime.now(UTC), timedelta(hours=1)
+        claim = claims.claim_next(session, worker="w", lease=hour, max_attempts=3, now=now)
+        assert claim is not None
+        results.record_results(session, claim, [], destinations={}, settings_digest="a", summary={}, now=now)
     seeker = pacs_services.prior_seeker(
         node.configuration, node.database, node.receiver, lambda: datetime.now(UTC)
     )

@@ -158,9 +158,11 @@ def test_a_prior_is_fetched_for_idle_times_and_compared_in_a_revision(
     node = node_with(ScriptedSource())
     node.complete(CURRENT)
     node.step()
+    assert node.source.asked == 0, "the result does not wait for the prior"
+    assert node.screen() == CURRENT
+    node.step()
     assert len(node.source.fetched) == 3
     assert node.state(PRIOR) is StudyState.RECEIVING
-    assert node.screen() == CURRENT, "the result does not wait for the prior"
     node.end_reception()
     assert node.screen() == PRIOR
     assert node.state(PRIOR) is StudyState.DELIVERED, "its results are for no destination"
@@ -193,8 +195,8 @@ def test_without_revisions_the_account_says_that_the_prior_came_too_late(
 ) -> None:
     node = node_with(ScriptedSource(), replace(POLICY, revise=False))
     node.complete(CURRENT)
-    node.step()
     node.screen()
+    node.step()
     node.end_reception()
     node.screen()
     node.step()
@@ -205,8 +207,8 @@ def test_without_revisions_the_account_says_that_the_prior_came_too_late(
 def test_a_revision_that_refuses_the_prior_is_the_last_word(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
     node.complete(CURRENT)
-    node.step()
     node.screen()
+    node.step()
     node.end_reception()
     node.screen()
     node.step()
@@ -231,6 +233,7 @@ def test_searches_that_find_nothing_say_why(
 ) -> None:
     node = node_with(source)
     node.complete(CURRENT)
+    node.screen()
     node.step()
     assert why in node.account()[-1]
     assert source.fetched == []
@@ -239,6 +242,7 @@ def test_searches_that_find_nothing_say_why(
 def test_images_without_a_patient_id_ask_for_nothing(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
     node.complete(CURRENT, PatientID="")
+    node.screen()
     node.step()
     assert node.source.asked == 0 and "no patient id" in node.account()[-1]
 
@@ -246,6 +250,7 @@ def test_images_without_a_patient_id_ask_for_nothing(node_with: Callable[..., No
 def test_a_pacs_that_is_away_is_asked_later_and_not_for_ever(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource(away="PACS could not be reached"))
     node.complete(CURRENT)
+    node.screen()
     for _ in range(2 * MOST_ATTEMPTS):
         node.step()
         node.clock.forward(3600)
@@ -258,6 +263,7 @@ def test_a_fetch_that_brought_nothing_is_tried_again_and_one_that_brought_a_part
 ) -> None:
     node = node_with(ScriptedSource(breaks_after=0))
     node.complete(CURRENT)
+    node.screen()
     node.step()
     assert "no prior yet" in node.account()[-1]
     node.source.breaks_after = 2
@@ -273,6 +279,7 @@ def test_a_search_whose_process_was_killed_before_anything_came_begins_again(
 ) -> None:
     node = node_with(ScriptedSource())
     node.complete(CURRENT)
+    node.screen()
     with node.database.write() as session:
         prior_searches.begin_new(session, node.clock() - LEASE, node.clock())
         search = prior_searches.claim_due(session, lease=LEASE, now=node.clock())
@@ -291,8 +298,8 @@ def test_a_search_whose_process_was_killed_before_anything_came_begins_again(
 def test_what_a_modality_sends_of_a_prior_makes_it_a_current_study(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
     node.complete(CURRENT)
-    node.step()
     node.screen()
+    node.step()
     node.end_reception()
     with node.database.write() as session:
         sender = Peer("CT1", "127.0.0.1")
@@ -307,13 +314,20 @@ def test_what_a_modality_sends_of_a_prior_makes_it_a_current_study(node_with: Ca
     assert (claim.study_instance_uid, claim.priority, claim.routing) == (PRIOR, Priority.NORMAL, None)
 
 
-def test_nothing_is_fetched_while_a_study_is_being_received(node_with: Callable[..., Node]) -> None:
+def test_nothing_is_fetched_before_all_current_studies_are_screened(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
     node.complete(CURRENT)
+    node.screen()
     node.record(1, study="1.2.9", series="1.2.9.1", **IMAGE)
     node.step()
-    assert node.source.asked == 0
     node.end_reception()
+    node.step()
+    claim = node.claim()
+    assert claim is not None
+    node.step()
+    assert node.source.asked == 0
+    with node.database.write() as session:
+        claims.skip(session, claim, why="not a chest", now=node.clock())
     node.step()
     assert node.source.fetched != []
 
@@ -321,8 +335,8 @@ def test_nothing_is_fetched_while_a_study_is_being_received(node_with: Callable[
 def test_a_prior_is_screened_only_where_nothing_else_waits(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
     node.complete(CURRENT)
-    node.step()
     node.screen()
+    node.step()
     node.end_reception()
     node.clock.forward(30 * 24 * 3600)
     node.record(1, study="1.2.9", series="1.2.9.1", **IMAGE)
@@ -343,8 +357,8 @@ def test_a_worker_gives_a_prior_back_when_a_current_study_comes(
 ) -> None:
     node = node_with(ScriptedSource())
     node.complete(CURRENT)
-    node.step()
     node.screen()
+    node.step()
     node.end_reception()
 
     class Stages:
@@ -378,6 +392,8 @@ def test_a_prior_that_is_here_is_not_fetched(node_with: Callable[..., Node]) -> 
     node = node_with(ScriptedSource())
     node.complete(PRIOR, StudyDate="20260201")
     node.complete(CURRENT)
+    node.screen()
+    node.screen()
     node.step()
     node.step()
     assert node.source.fetched == []
@@ -389,8 +405,8 @@ def test_a_prior_that_is_here_is_not_fetched(node_with: Callable[..., Node]) -> 
 def test_a_prior_that_cannot_be_screened_ends_the_search(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
     node.complete(CURRENT)
-    node.step()
     node.screen()
+    node.step()
     node.end_reception()
     claim = node.claim()
     assert claim is not None
