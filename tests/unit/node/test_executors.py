@@ -103,5 +103,5 @@ def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.Monk
 
 
 def test_ray_is_imported_only_when_it_is_asked_for() -> None:
-    code = "import sys, node.casework, node.parts; sys.exit('ray' in sys.modules)"
+    code = "import sys, node.executors.selection; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
