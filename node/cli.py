@@ -74,7 +74,7 @@ def _fail(error: Exception) -> NoReturn:
 
 def _service_code(error: Exception) -> int:
     """With what a service of systemd ends."""
-    if type(error).__name__ == "StoreUnreachable":
+    if type(error).__name__ in _PASSING:
         return EX_TEMPFAIL
     return EX_CONFIG if _is_foreseen(error) else 1
 
@@ -127,6 +127,8 @@ _FORESEEN = frozenset(
     }
 )
 """Errors whose message was written for people, by name: importing them all would take a second."""
+_PASSING = frozenset({"DeviceLost", "StoreUnreachable"})
+"""Those of them with which a service is to be started again."""
 
 
 @app.callback()

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tiny_packages import SYSTEMS, write_package
 
+from engine.errors import DeviceLost
 from node import cli
 from node.stand_in_pacs import free_port
 from store.migrations import upgrade
@@ -93,6 +94,10 @@ def test_a_database_server_that_is_away_is_tried_again(serve: Serve) -> None:
 def test_a_gpu_that_is_absent(serve: Serve) -> None:
     code, line = serve("worker", screening={"device": "tensorrt"})
     assert code == cli.EX_CONFIG and "needs an NVIDIA GPU" in line and "screening.device" in line
+
+
+def test_a_worker_that_lost_its_gpu_is_started_again() -> None:
+    assert cli._service_code(DeviceLost("the GPU does not answer")) == cli.EX_TEMPFAIL
 
 
 def test_a_damaged_package(serve: Serve, tmp_path: Path, models: list[str]) -> None:
