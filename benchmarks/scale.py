@@ -56,6 +56,8 @@ NOW = datetime.datetime(2026, 1, 5, 8, tzinfo=datetime.UTC)
 LEASE = datetime.timedelta(minutes=5)
 KINDS = ("seg", "gsps", "pm", "sr")
 PER_STUDY = 300
+PAGE = 100
+"""Studies on a page of the list."""
 
 
 def utc_now() -> datetime.datetime:
@@ -294,8 +296,16 @@ def finish(database: Database, claim: claims.Claim, uid: str) -> None:
 
 
 def measure_instances(make: Callable[[], Database], name: str, count: int) -> None:
-    """Every step beside `count` instances against an empty store; the target is twice."""
-    empty = study_steps(make(), 1)
+    """Every step beside `count` instances against a store with none; the target is twice.
+
+    The empty store has one page of studies, so that the same number is listed.
+    """
+    empty_store = make()
+    with empty_store.write() as session:
+        session.execute(
+            insert(Study), [a_study(n, StudyState.DELIVERED, NOW) for n in range(1001, 1001 + PAGE)]
+        )
+    empty = study_steps(empty_store, 1)
     full_store = make()
     add_instances(full_store, count)
     with full_store.read() as session:
