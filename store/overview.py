@@ -146,9 +146,7 @@ def _pending(session: Session, destination: str) -> int:
 
 def _newest(session: Session, destination: str) -> datetime | None:
     """When the destination last took something for good."""
-    return session.scalar(
-        select(func.max(Delivery.delivered_at)).where(Delivery.destination == destination)
-    )
+    return session.scalar(select(func.max(Delivery.delivered_at)).where(Delivery.destination == destination))
 
 
 def _waiting(session: Session, destination: str) -> dict[str, Any]:
