@@ -101,7 +101,7 @@ def conftest(world: Any) -> Any:
 def test_killed_at_any_time(
     world: Any, study: Callable[..., Any], fault: str, parts: tuple[str, ...]
 ) -> None:
-    """Any part, at random times, while studies come in."""
+    """Any part, at random times, while studies come in and until they have ended."""
     tally = world.tally(fault, "SIGKILL at random times")
     seed = int(os.environ.get("LUNGNODE_KILL_SEED", "7"))
     chance = random.Random(seed)
@@ -111,7 +111,7 @@ def test_killed_at_any_time(
 
     def killer() -> None:
         kills = 0
-        while kills < 2 * ROUNDS and not over.wait(chance.uniform(0.0, 3.0)):
+        while kills < 2 * ROUNDS and not over.wait(chance.uniform(0.0, 1.0)):
             part = chance.choice(parts)
             if world.is_ready(part):  # killed while it starts it would never come to anything
                 world.parts[part].kill()
@@ -125,6 +125,8 @@ def test_killed_at_any_time(
             uid, instances = study(slices=6, size=128)
             studies.append((uid, instances))
             world.send(instances)
+        for uid, _ in studies:
+            world.await_end(uid)
     finally:
         over.set()
         thread.join()
