@@ -59,6 +59,15 @@ class Checkpoint(threading.Event):
             self._change.wait(PATIENCE_S)
 
 
+def settle(association: Association) -> None:
+    """Return when the reactor has had a turn, so that `is_established` tells of an abort that has come.
+
+    Else the release of an association that its peer aborted would wait for an answer until its timeout.
+    """
+    association._reactor_checkpoint.clear()
+    association._reactor_checkpoint.set()
+
+
 def guard(association: Association) -> None:
     """Give an association that we requested a checkpoint without the race."""
     association._reactor_checkpoint = Checkpoint(association)

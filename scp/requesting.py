@@ -75,7 +75,8 @@ def released(association: Association) -> Iterator[Association]:
 
 
 def leave(association: Association) -> None:
-    """Release an association that may have ended already."""
+    """Release an association that may have ended already, aborted by its peer say."""
+    checkpoint.settle(association)
     if association.is_established:
         association.release()
 
