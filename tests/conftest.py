@@ -8,7 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import structlog
 from postgresql_server import NoServer, PostgreSQLServer, started_server
+
+
+@pytest.fixture(autouse=True)
+def log_of_its_own() -> Iterator[None]:
+    """A test that sets the log up, by running a command say, does so for itself alone."""
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(scope="session")
