@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,6 +22,25 @@ from scp.policy import ListenerPolicy
 from store.database import Database, open_database
 from store.migrations import upgrade
 from store.models import Instance, Refusal
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Callable[..., Browser]]:
+    """Starts Debian's Chromium with arguments of its command line; skipped where it or Playwright is absent.
+
+    Playwright bears one instance of itself in a process.
+    """
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("Chromium is not installed; on Debian: apt install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as running:
+        yield lambda *arguments: running.chromium.launch(
+            executable_path=program, headless=True, args=arguments
+        )
 
 
 @dataclass(frozen=True)

@@ -212,20 +212,15 @@ def ct_file(volume: Volume, z: int) -> bytes:
 
 
 @pytest.fixture
-def page(viewer: str, study: tuple[Findings, Volume]):
+def page(viewer: str, study: tuple[Findings, Volume], chromium):
     """The study, opened in the viewer, its guided tour skipped."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser_path is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=BROWSER_FLAGS)
-        tab = browser.new_page(viewport={"width": 1280, "height": 800})
-        tab.set_default_timeout(180_000)
-        tab.goto(f"{viewer}/viewer?StudyInstanceUIDs={study[1].study_instance_uid}")
-        tab.get_by_text("Skip all").click()
-        yield tab
-        browser.close()
+    browser = chromium(*BROWSER_FLAGS)
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    tab.set_default_timeout(180_000)
+    tab.goto(f"{viewer}/viewer?StudyInstanceUIDs={study[1].study_instance_uid}")
+    tab.get_by_text("Skip all").click()
+    yield tab
+    browser.close()
 
 
 def body_box(pixels: np.ndarray) -> tuple[float, float, float, float]:

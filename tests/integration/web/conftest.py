@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -69,16 +68,10 @@ def shown_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShownSite]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, driven by Playwright; skipped where one of both is absent."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("Chromium is not installed; on Debian: apt install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=program, headless=True, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
+def browser(chromium: Callable[..., Browser]) -> Iterator[Browser]:
+    browser = chromium(*ARGUMENTS)
+    yield browser
+    browser.close()
 
 
 @dataclass
