@@ -51,7 +51,7 @@ demo: .venv/serving
 	@$(BIN)/lungnode demo $(if $(DATA),--data "$(DATA)")
 
 test: .venv/testing
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -rs --numprocesses auto --dist loadfile
 
 test-all: .venv/testing
 	$(BIN)/python -m pytest
