@@ -57,6 +57,9 @@ class Needs:
     files: int
     threads: int
 
+    def __str__(self) -> str:
+        return f"{self.memory} MiB, {self.files} files, {self.threads} threads"
+
 
 def main() -> None:
     """Run the load and report."""
