@@ -32,7 +32,7 @@ from scp.stow import data_set_at
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _PIECE = 256 * 1024
 _PAGE = 1000
-"""Studies in one answer."""
+"""Matches in one answer."""
 _AWAY = (429, 502, 503, 504)
 
 
@@ -57,15 +57,8 @@ class DicomwebSource:
 
     def series(self, study_instance_uid: str) -> tuple[SeriesStatement, ...]:
         """QIDO-RS for series, with NumberOfSeriesRelatedInstances where the server tells it. Raises QueryFailed."""
-        return tuple(
-            series_statement(answer)
-            for answer in self._found(
-                lambda: self._client.search_for_series(
-                    study_instance_uid, fields=list(SERIES_KEYS), get_remaining=True
-                )
-            )
-            if answer.get("SeriesInstanceUID")
-        )
+        search = partial(self._client.search_for_series, study_instance_uid, fields=list(SERIES_KEYS))
+        return tuple(series_statement(answer) for answer in self._all(search, "SeriesInstanceUID"))
 
     def studies_of(self, patient_id: str) -> tuple[StudyStatement, ...]:
         """QIDO-RS for the studies with CT of a patient id. Raises QueryFailed."""
@@ -73,19 +66,15 @@ class DicomwebSource:
         return tuple(study_statement(answer) for answer in self._studies(wanted, list(STUDY_KEYS)))
 
     def _studies(self, wanted: dict[str, str], fields: list[str]) -> list[Dataset]:
-        """The studies that match, page by page, until a page has nothing new: a server may ignore the offset."""
+        search = partial(self._client.search_for_studies, search_filters=wanted, fields=fields or None)
+        return self._all(search, "StudyInstanceUID")
+
+    def _all(self, search: Callable[..., list[dict[str, Any]]], uid_keyword: str) -> list[Dataset]:
+        """All matches with a UID, page by page, until a page has nothing new: a server may ignore the offset."""
         found: dict[str, Dataset] = {}
         while True:
-            page = self._found(
-                partial(
-                    self._client.search_for_studies,
-                    search_filters=wanted,
-                    fields=fields or None,
-                    limit=_PAGE,
-                    offset=len(found),
-                )
-            )
-            new = {str(answer.get("StudyInstanceUID") or ""): answer for answer in page}
+            page = self._found(partial(search, limit=_PAGE, offset=len(found)))
+            new = {str(answer.get(uid_keyword) or ""): answer for answer in page}
             if new.keys() <= found.keys() | {""}:
                 return list(found.values())
             found |= {uid: answer for uid, answer in new.items() if uid}
@@ -106,12 +95,8 @@ class DicomwebSource:
 
     def instances(self, study_instance_uid: str, series_instance_uid: str) -> frozenset[str]:
         """QIDO-RS for instances. Raises QueryFailed."""
-        found = self._found(
-            lambda: self._client.search_for_instances(
-                study_instance_uid, series_instance_uid, get_remaining=True
-            )
-        )
-        return frozenset(str(answer.SOPInstanceUID) for answer in found if "SOPInstanceUID" in answer)
+        search = partial(self._client.search_for_instances, study_instance_uid, series_instance_uid)
+        return frozenset(str(answer.SOPInstanceUID) for answer in self._all(search, "SOPInstanceUID"))
 
     def fetch(
         self,
