@@ -110,6 +110,10 @@ class Node:
         """Screen the study whose turn it is; returns its UID."""
         claim = self.claim()
         assert claim is not None
+        self.record_screening(claim, **summary)
+        return claim.study_instance_uid
+
+    def record_screening(self, claim: claims.Claim, **summary: Any) -> None:
         with self.database.write() as session:
             results.record_results(
                 session,
@@ -120,7 +124,6 @@ class Node:
                 summary=VERDICTS | summary,
                 now=self.clock(),
             )
-        return claim.study_instance_uid
 
     def account(self, study: str = CURRENT) -> list[str]:
         with self.database.read() as session:
@@ -170,17 +173,7 @@ def test_a_prior_is_fetched_for_idle_times_and_compared_in_a_revision(
     assert node.state(CURRENT) is StudyState.COMPLETE
     revision = node.claim()
     assert revision is not None and (revision.revision, revision.priority) == (2, Priority.IDLE)
-    with node.database.write() as session:
-        told = {"prior": {"study_instance_uid": PRIOR, "refused": []}}
-        results.record_results(
-            session,
-            revision,
-            [],
-            destinations={},
-            settings_digest="a",
-            summary=VERDICTS | told,
-            now=node.clock(),
-        )
+    node.record_screening(revision, prior={"study_instance_uid": PRIOR, "refused": []})
     node.step()
     assert node.account()[-1] == f"compared with the prior {PRIOR}"
     node.step()
