@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from training.efficientnet_lite import VARIANTS, EfficientNetLite
 
 nets: Any = importlib.import_module(
     "monai.networks.nets"
@@ -23,6 +27,7 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
     "efficientnet-b0": lambda n: nets.EfficientNetBN(
         "efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=3, num_classes=n
     ),
+    **{name: partial(EfficientNetLite, name) for name in VARIANTS},
     "resnet18": lambda n: nets.resnet18(spatial_dims=2, n_input_channels=3, num_classes=n),
     "resnet50": lambda n: nets.resnet50(spatial_dims=2, n_input_channels=3, num_classes=n),
     "senet154": lambda n: nets.SENet154(spatial_dims=2, in_channels=3, num_classes=n),
@@ -78,3 +83,10 @@ def build_classifier(name: str, classes: int) -> nn.Module:
     if name not in CLASSIFIERS:
         raise ValueError(f"classifier must be timm/NAME or one of {', '.join(CLASSIFIERS)}, not {name!r}")
     return CLASSIFIERS[name](classes)
+
+
+def installed_weights(network: nn.Module) -> Path:
+    """ImageNet weights of a baseline that are installed as a Python package. Raises ValueError where there are none."""
+    if not isinstance(network, EfficientNetLite):
+        raise ValueError(f"no installed package has weights of {type(network).__name__}")
+    return network.installed_weights()

@@ -5,8 +5,12 @@ Nothing heavy is imported until a command runs.
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,17 +24,53 @@ app.add_typer(datasets, name="datasets")
 app.add_typer(package, name="package")
 
 Out = Annotated[Path, typer.Option("--out", help="The package's folder, NAME/; its last part is the name.")]
-Version = Annotated[str, typer.Option(help="Version of the package.")]
-Authors = Annotated[str, typer.Option(help="Who trained it.")]
-Licence = Annotated[str, typer.Option("--license", help="Licence of the weights.")]
-Description = Annotated[str, typer.Option(help="One sentence for the model card.")]
-About = Annotated[
-    Path | None,
-    typer.Option(
-        help="YAML with `card` (a file beside it), `metrics` and `thresholds` other than the papers'."
-    ),
-]
 Full = Annotated[bool, typer.Option("--float32", help="Store weights as float32 instead of half.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Words:
+    """The options of a package that say what only people know."""
+
+    version: Annotated[str, typer.Option(help="Version of the package.")] = "1.0.0"
+    authors: Annotated[str, typer.Option(help="Who trained it.")] = "not stated"
+    licence: Annotated[str, typer.Option("--license", help="Licence of the weights.")] = "not stated"
+    description: Annotated[str, typer.Option(help="One sentence for the model card.")] = ""
+    about: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML with `card` (a file beside it), `metrics` and `thresholds` other than the papers'."
+        ),
+    ] = None
+
+    def of(self, package: Path) -> PackageText:
+        from training.packaging import PackageText, read_about
+
+        said = {} if self.about is None else read_about(self.about)
+        return PackageText(
+            package.name, self.version, self.authors, self.authors, self.licence, self.description, **said
+        )
+
+
+def _described(sentence: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with an argument `words` takes the options of `_Words`, `sentence` the usual description."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        asked = dict(inspect.signature(_Words, eval_str=True).parameters)
+        asked["description"] = asked["description"].replace(default=sentence)
+        own = dict(inspect.signature(command, eval_str=True).parameters)
+        del own["words"]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            words = _Words(**{name: given.pop(name) for name in asked})
+            command(words=words, **given)
+
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own.values(), *asked.values())]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
 
 
 @app.command()
@@ -145,41 +185,33 @@ def draw_masks(
 
 
 @package.command("jcs")
+@_described("JCS: slice classifier and lesion segmenter.")
 def package_jcs(
     out: Out,
+    words: _Words,
     classifier: Annotated[Path, typer.Option(help="Output of a jcs-classifier training.")],
     segmenter: Annotated[Path, typer.Option(help="Output of a jcs-segmenter or jcs-joint training.")],
-    version: Version = "1.0.0",
-    authors: Authors = "not stated",
-    licence: Licence = "not stated",
-    description: Description = "JCS: slice classifier and lesion segmenter.",
-    about: About = None,
     float32: Full = False,
 ) -> None:
     """Package the two trainings of JCS."""
     from training.packaging import package_jcs as run
 
-    text = _text(out, version, authors, licence, description, about)
-    typer.echo(f"{out}: {run(out, text, classifier, segmenter, half=not float32)}")
+    typer.echo(f"{out}: {run(out, words.of(out), classifier, segmenter, half=not float32)}")
 
 
 @package.command("m3lung")
+@_described("M3Lung-Sys: four-class slice network and patient assessment.")
 def package_m3lung(
     out: Out,
+    words: _Words,
     slices: Annotated[Path, typer.Option(help="Output of an m3-slice training.")],
     patient: Annotated[Path | None, typer.Option(help="Output of an m3-patient training.")] = None,
-    version: Version = "1.0.0",
-    authors: Authors = "not stated",
-    licence: Licence = "not stated",
-    description: Description = "M3Lung-Sys: four-class slice network and patient assessment.",
-    about: About = None,
     float32: Full = False,
 ) -> None:
     """Package the trainings of M3Lung-Sys; without --patient the non-parametric rule decides."""
     from training.packaging import package_m3lung as run
 
-    text = _text(out, version, authors, licence, description, about)
-    typer.echo(f"{out}: {run(out, text, slices, patient, half=not float32)}")
+    typer.echo(f"{out}: {run(out, words.of(out), slices, patient, half=not float32)}")
 
 
 @package.command("onnx")
@@ -210,12 +242,3 @@ def import_jcs(
     from training.import_jcs import import_jcs as run
 
     typer.echo(f"{out}: {run(out, weights, classifier, half=not float32)}")
-
-
-def _text(
-    out: Path, version: str, authors: str, licence: str, description: str, about: Path | None
-) -> PackageText:
-    from training.packaging import PackageText, read_about
-
-    said = {} if about is None else read_about(about)
-    return PackageText(out.name, version, authors, authors, licence, description, **said)

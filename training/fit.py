@@ -215,6 +215,8 @@ class _Loop:
         rate = self.recipe.rate_at(step, self.per_epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        # Networks with dropout (baselines have it) then draw the same after a resume.
+        torch.manual_seed(self.recipe.seed * 1_000_003 + step)
         losses = self.module(batch, step)
         values = {name: float(value.detach()) for name, value in losses.items()}
         if not math.isfinite(values["loss"]):

@@ -131,6 +131,21 @@ class Supervision(_Section):
     stages: tuple[Annotated[int, Field(ge=1, le=4)], ...] = (2, 3)
 
 
+class Distillation(_Section):
+    """What a JCS classifier learns from `teachers`, outputs of other jcs-classifier trainings; none is none.
+
+    `weight` of its answers against theirs (their mean) on the same view, both softened by `temperature`.
+    `pictures_only`: not on slices in HU, for teachers that saw pictures alone. `hints`: weight of reading the teachers'
+    last feature maps from its own, on every slice.
+    """
+
+    teachers: tuple[Path, ...] = ()
+    weight: NotNegative = 1.0
+    temperature: Positive = 2.0
+    pictures_only: bool = False
+    hints: NotNegative = 0.0
+
+
 class Classes(_Section):
     """What a classifier is told of a slice.
 
@@ -145,8 +160,8 @@ class Classes(_Section):
 
 
 class Start(_Section):
-    """Start weights: `encoder` a file of ImageNet weights or "fetch"; the others outputs of trainings, `training`
-    of one of the same network to go on from."""
+    """Start weights: `encoder` a file of ImageNet weights, "fetch", or "installed" (of baselines whose weights are a
+    Python package); the others outputs of trainings, `training` of one of the same network to go on from."""
 
     encoder: str | None = None
     segmenter: Path | None = None
@@ -177,6 +192,7 @@ class Recipe(_Section):
     guidance: Guidance = Guidance()
     dice: Dice = Dice()
     supervision: Supervision = Supervision()
+    distillation: Distillation = Distillation()
     classes: Classes = Classes()
     shares: dict[str, NotNegative] = {}
     without: tuple[str, ...] = ()

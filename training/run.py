@@ -14,6 +14,7 @@ from training.datasets.items import Dataset, DatasetError, Item
 from training.datasets.pixels import PixelSource
 from training.datasets.registry import open_dataset
 from training.datasets.splits import with_splits
+from training.distillation import Teachers
 from training.fit import FitResult, Machine, TrainingData, finish, fit
 from training.outputs import WEIGHTS, load_earlier, load_trained
 from training.patients import PatientFeatures, patient_split, series_of, weights_fingerprint
@@ -101,7 +102,9 @@ def _slices(recipe: Recipe, items: tuple[Item, ...], cache: Path) -> tuple[nn.Mo
         load_joint_parts(network, *(None if part is None else load_trained(part)[1] for part in parts))
     if recipe.start.training is not None:
         load_earlier(network, recipe.start.training)
-    return SliceTraining(network, recipe), TrainingData(
+    teachers = recipe.distillation.teachers
+    taught_by = Teachers([load_trained(home)[1] for home in teachers]) if teachers else None
+    return SliceTraining(network, recipe, taught_by), TrainingData(
         train=SliceSamples(train_items, pixels, recipe, training=True),
         count=len(train_items),
         validation=SliceSamples(validation_items, pixels, recipe, training=False),

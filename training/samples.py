@@ -38,6 +38,8 @@ class Sample(TypedDict):
     """int64 []."""
     source: Tensor
     """int64 [], number of the item's data set."""
+    picture: Tensor
+    """bool [], a picture of unknown window rather than a slice in HU."""
 
 
 class SliceSamples(Dataset[Sample]):
@@ -72,6 +74,7 @@ class SliceSamples(Dataset[Sample]):
             has_mask=torch.tensor(item.mask is not None),
             label=torch.tensor(shown_class(item) or 0),
             source=torch.tensor(self.sources[item.source]),
+            picture=torch.tensor(not item.calibration.exact),
         )
 
     def _planes(self, item: Item, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:

@@ -39,26 +39,27 @@ class MaskHeads(nn.Module):
         # Counted from the end, since Res2Net's channels begin with its stem.
         self.heads = nn.ModuleList(nn.Conv2d(widths[stage - 5], 1, 1) for stage in self.stages)
 
-    @contextmanager
-    def watching(self, network: nn.Module) -> Iterator[list[Tensor]]:
-        """Collects the maps of the stages, in their order, while `network` runs once."""
-        maps: list[Tensor] = []
-
-        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            maps.append(output)
-
-        layers = [getattr(network.encoder, f"layer{stage}") for stage in self.stages]
-        hooks = [layer.register_forward_hook(keep) for layer in layers]
-        try:
-            yield maps
-        finally:
-            for hook in hooks:
-                hook.remove()
-
     def loss(self, maps: Sequence[Tensor], mask: Tensor, where: Tensor) -> Tensor:
         """Sum of `pixel_loss` over the heads; mask [N, 1, H, W], where bool [N]."""
         parts = [pixel_loss(head(m).float(), mask, where) for head, m in zip(self.heads, maps, strict=True)]
         return torch.stack(parts).sum()
+
+
+@contextmanager
+def stage_maps(network: nn.Module, stages: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Collects what `stages` (1 to 4) of the network's encoder give, in their order, while it runs once."""
+    maps: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        maps.append(output)
+
+    encoder: Any = network.encoder
+    hooks = [getattr(encoder, f"layer{stage}").register_forward_hook(keep) for stage in stages]
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def pixel_loss(logits: Tensor, mask: Tensor, where: Tensor) -> Tensor:

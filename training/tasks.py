@@ -19,15 +19,19 @@ from networks.jcs import JCSClassifier, JCSJoint, JCSSegmenter, normalise_activa
 from networks.losses import deep_supervision_loss, segmentation_guided_loss
 from networks.m3lung import M3PatientNet, M3SliceNet, SliceOutput, slice_loss
 from networks.res2net import Res2NetEncoder
-from training.baselines import BaselineSegmenter, build_classifier
+from training.baselines import BaselineSegmenter, build_classifier, installed_weights
 from training.datasets.items import Dataset, Item
+from training.distillation import Lessons, Teachers
 from training.preprocessing import normalise_grey
 from training.recipe import Recipe, RecipeError, TaskName
 from training.samples import Sample
-from training.supervision import MaskHeads
+from training.supervision import MaskHeads, stage_maps
 
 Losses = dict[str, Tensor]
 """Parts of the loss by name; "loss" is what is lowered."""
+
+LAST_STAGE = 4
+"""Of the encoders: what the classifier's head sees."""
 
 
 def build_network(recipe: Recipe) -> nn.Module:
@@ -97,15 +101,19 @@ def _of_longer_series(items: tuple[Item, ...]) -> tuple[Item, ...]:
 
 
 class SliceTraining(nn.Module):
-    """A network with its loss, so that one forward call gives what is lowered."""
+    """A network with its loss, so that one forward call gives what is lowered.
 
-    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+    `teachers` are those of `recipe.distillation`. Raises RecipeError where the network cannot be trained as it says.
+    """
+
+    def __init__(self, network: nn.Module, recipe: Recipe, teachers: Teachers | None = None) -> None:
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.mask_heads: MaskHeads | None = None
         if recipe.supervision.weight > 0:
             self.mask_heads = MaskHeads(network, recipe.supervision.stages)
+        self.lessons = None if teachers is None else _lessons(network, recipe, teachers)
         self._losses: Callable[[Sample, int], Losses] = {
             "jcs-classifier": self._classifier,
             "jcs-segmenter": self._segmenter,
@@ -116,7 +124,13 @@ class SliceTraining(nn.Module):
     def forward(self, batch: Sample, step: int) -> Losses:
         """Losses of a batch, "loss" their weighted sum; random choices depend on the seed and `step` alone."""
         parts = self._losses(batch, step)
-        weights = {"guidance": self.recipe.guidance.beta, "supervision": self.recipe.supervision.weight}
+        recipe = self.recipe
+        weights = {
+            "guidance": recipe.guidance.beta,
+            "supervision": recipe.supervision.weight,
+            "teachers": recipe.distillation.weight,
+            "hints": recipe.distillation.hints,
+        }
         loss = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         return {"loss": loss, **parts}
 
@@ -144,17 +158,28 @@ class SliceTraining(nn.Module):
         images, wanted = normalise_grey(batch["grey"]), self._wanted(batch)
         alpha = self.recipe.mixup.alpha if self.training else 0.0
         if alpha == 0:
-            logits, parts = self._guided(images, batch)
+            logits, parts = self._taught(lambda x: self._guided(x, batch), images, batch["picture"])
             return {"classification": _cross_entropy(logits, wanted), **parts}
         rng = np.random.default_rng([self.recipe.seed, step])
         share = float(rng.beta(alpha, alpha))
         partner = partners(batch["source"], rng, self.recipe.mixup.across_sources)
-        logits = self.network(share * images + (1 - share) * images[partner])
-        parts = {"classification": _cross_entropy(logits, share * wanted + (1 - share) * wanted[partner])}
+        mixed, pictures = share * images + (1 - share) * images[partner], batch["picture"]
+        logits, parts = self._taught(lambda x: (self.network(x), {}), mixed, pictures & pictures[partner])
+        parts["classification"] = _cross_entropy(logits, share * wanted + (1 - share) * wanted[partner])
         if bool(batch["has_mask"].any()) and (self.mask_heads is not None or self.recipe.guidance.beta > 0):
             # A mixed image would not fit its mask: the pixel losses see the images that have one as they are.
             parts |= self._guided(images[batch["has_mask"]], _masked_part(batch))[1]
         return parts
+
+    def _taught(
+        self, run: Callable[[Tensor], tuple[Tensor, Losses]], images: Tensor, picture: Tensor
+    ) -> tuple[Tensor, Losses]:
+        """Logits and losses that `run` gives of the images, and those against the teachers where there are any."""
+        if self.lessons is None:
+            return run(images)
+        with stage_maps(self.network, (LAST_STAGE,)) as last:
+            logits, parts = run(images)
+        return logits, parts | self.lessons(images, logits, last[0], picture)
 
     def _guided(self, images: Tensor, batch: Sample) -> tuple[Tensor, Losses]:
         """Logits of JCS with the pixel losses: mask heads, and eq. 4 of the images that show a lesion."""
@@ -183,7 +208,7 @@ class SliceTraining(nn.Module):
         """What `run` gives of the images, and the loss of the mask heads where there are any."""
         if self.mask_heads is None:
             return run(images), {}
-        with self.mask_heads.watching(self.network) as maps:
+        with stage_maps(self.network, self.mask_heads.stages) as maps:
             output = run(images)
         return output, {"supervision": self.mask_heads.loss(maps, batch["mask"], batch["has_mask"])}
 
@@ -202,6 +227,12 @@ class SliceTraining(nn.Module):
             return batch["label"]
         gone = batch["has_mask"] & (batch["mask"].flatten(1).sum(1) == 0)
         return torch.where(gone, torch.zeros_like(batch["label"]), batch["label"])
+
+
+def _lessons(network: nn.Module, recipe: Recipe, teachers: Teachers) -> Lessons:
+    if recipe.task != "jcs-classifier" or not isinstance(network, JCSClassifier):
+        raise RecipeError("distillation is for the JCS classifier; set distillation={} for others")
+    return Lessons(teachers, network.encoder.channels[-1], recipe.distillation)
 
 
 def _shows_lesion(batch: Sample) -> Tensor:
@@ -256,8 +287,8 @@ def load_start_weights(network: nn.Module, recipe: Recipe, encoder: dict[str, Te
     """Put ImageNet weights into the network's encoder. Raises RecipeError where they do not fit."""
     if encoder is None:
         return
-    target = getattr(network, "encoder", None)
-    if target is None or not hasattr(target, "load_imagenet"):
+    target: Any = getattr(network, "encoder", network)
+    if not hasattr(target, "load_imagenet"):
         raise RecipeError(f"start.encoder: {recipe.task} has no encoder that takes ImageNet weights")
     try:
         target.load_imagenet(encoder)
@@ -289,7 +320,9 @@ IMAGENET_WEIGHTS = {
 
 
 def imagenet_weights(network: nn.Module, source: str | None) -> dict[str, Tensor] | None:
-    """Weights of a file, of the network ("fetch"), or None. Never unpickles anything but tensors.
+    """Weights of a file, of the internet ("fetch"), of a Python package beside ("installed"), or None.
+
+    Never unpickles anything but tensors.
 
     Raises RecipeError where there is no such file or the machine cannot fetch.
     """
@@ -301,16 +334,22 @@ def imagenet_weights(network: nn.Module, source: str | None) -> dict[str, Tensor
             state: Any = torch.hub.load_state_dict_from_url(
                 IMAGENET_WEIGHTS[kind], map_location="cpu", check_hash=True, weights_only=True
             )
+        elif source == "installed":
+            state = _unpickled(installed_weights(network))
         elif source.endswith(".safetensors"):
             from safetensors.torch import load_file
 
             state = load_file(source)
         else:
-            state = torch.load(source, map_location="cpu", weights_only=True)
+            state = _unpickled(Path(source))
     except (OSError, LookupError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(f"start.encoder: {source}: {reason}; leave it out to start from nothing") from error
     return dict(state)
+
+
+def _unpickled(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def recipe_directory(path: Path | None, key: str) -> Path:

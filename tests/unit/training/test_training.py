@@ -137,7 +137,7 @@ def test_every_recipe_lowers_its_loss_and_resumes_bit_equal(
 
 
 def test_the_options_of_the_compact_recipes_resume_bit_equal(pictures: Path, tmp_path: Path) -> None:
-    """Average, one cycle, mask heads, free views, drawn shares, bfloat16, and start weights of an earlier training."""
+    """Average, one cycle, mask heads, free views, drawn shares, bfloat16, start weights, a teacher."""
     train(recipe_for("jcs-classifier", ("epochs=1",)), pictures, tmp_path / "first", QUIET)
     more = (
         "augmentation={flip: 0.5, free_view: true, zoom: [0.7, 1.0], whole_share: 0.3, turn: 5, noise: 20}",
@@ -149,6 +149,7 @@ def test_the_options_of_the_compact_recipes_resume_bit_equal(pictures: Path, tmp
         "precision=bf16-mixed",
         "iterations=8",
         f"start.training={tmp_path / 'first'}",
+        f"distillation={{teachers: [{tmp_path / 'first'}], hints: 0.5}}",
     )
     recipe = recipe_for("jcs-classifier", more)
     train(recipe, pictures, tmp_path / "whole", QUIET)
@@ -161,7 +162,7 @@ def test_the_options_of_the_compact_recipes_resume_bit_equal(pictures: Path, tmp
     assert torch.equal(ours["fc.weight"], averaged["module.fc.weight"])
     with (tmp_path / "whole/log.csv").open() as file:
         names = {row["name"] for row in csv.DictReader(file)}
-    assert {"classification", "supervision", "guidance"} <= names
+    assert {"classification", "supervision", "guidance", "teachers", "hints"} <= names
 
 
 def test_a_start_that_is_no_training_is_named(pictures: Path, tmp_path: Path) -> None:
@@ -450,6 +451,7 @@ def batch_of(count: int, masks: int) -> Any:
         "has_mask": has,
         "label": torch.arange(count) % 2,
         "source": torch.arange(count) % 2,
+        "picture": torch.arange(count) < 2,
     }
 
 
