@@ -13,6 +13,7 @@ import numpy as np
 import openvino as ov
 
 from engine.errors import RunnerFailed
+from engine.openvino_graph import in_planes
 from engine.packages import ModelPackage
 from engine.recipes import Backend, BuildPrecision, Profile
 from engine.runners.interface import Results, RunnerOptions, Tensors
@@ -85,13 +86,18 @@ class OpenVINORunner:
                 blob, DEVICE, _settings(precision, self._threads, self._at_once)
             )
         else:
-            model = self._core.read_model(self._package.graph_path(graph))
             compiled = self._core.compile_model(
-                model, DEVICE, _settings(self._precision, self._threads, self._at_once)
+                _read(self._core, self._package, graph),
+                DEVICE,
+                _settings(self._precision, self._threads, self._at_once),
             )
         count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests[graph] = [compiled.create_infer_request() for _ in range(count)]
         return self._requests[graph]
+
+
+def _read(core: Any, package: ModelPackage, graph: str) -> ov.Model:
+    return in_planes(core.read_model(package.graph_path(graph)))
 
 
 def _waited_for(request: Any) -> Results:
@@ -117,7 +123,7 @@ class OpenVINOBackend:
     def build(self, package: ModelPackage, graph: str, precision: BuildPrecision, profile: Profile) -> bytes:
         core = ov.Core()
         try:
-            model = core.read_model(package.graph_path(graph))
+            model = _read(core, package, graph)
             hint = "f32" if precision == "int8" else precision
             if precision == "int8":
                 from engine.runners.openvino_quantised import quantised

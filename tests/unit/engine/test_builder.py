@@ -134,7 +134,7 @@ def test_the_key_changes_with_everything_that_matters(package, recipe, tmp_path:
         builder.key(replace(package, sha256="0" * 64), "classify", "bf16"),
         builder.key(package, "segment", "bf16"),
         builder.key(package, "classify", "f32"),
-        replace(key, recipe_version=2),
+        replace(key, recipe_version=key.recipe_version + 1),
         replace(key, identity="another processor"),
         replace(key, profile="1-8-64"),
         replace(key, backend="tensorrt"),
