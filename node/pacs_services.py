@@ -13,6 +13,7 @@ import structlog
 from pynetdicom import evt
 from sqlalchemy.exc import SQLAlchemyError
 
+from engine.headers import MALFORMED
 from node.configuration import (
     Configuration,
     DestinationConfiguration,
@@ -21,6 +22,7 @@ from node.configuration import (
     WorklistConfiguration,
 )
 from node.prior_fetching import PriorPolicy, PriorRouting, PriorSeeker
+from node.shared_spool import reachable_storage, shared_storage
 from reporting.delivery.commitment import CommitmentPolicy, Committer, take_report
 from reporting.delivery.confirmation import parse_report
 from reporting.delivery.loop import Courier, Destination, Stop
@@ -38,6 +40,7 @@ from scp.services import Handler
 from store import receipts
 from store.database import Database
 from store.deliveries import Backoff
+from store.wakeups import Bell
 
 if TYPE_CHECKING:
     from node.task_performing import TaskPerformer
@@ -71,7 +74,7 @@ def committers(configuration: Configuration, database: Database, name: str, cloc
     return [
         Committer(
             database=database,
-            storage=configuration.storage.path,
+            storage=reachable_storage(configuration),
             destination=Destination(destination.name, destination.peer),
             who=name,
             calling_ae_title=configuration.listener.ae_title,
@@ -96,7 +99,7 @@ def stow_couriers(configuration: Configuration, database: Database, name: str, c
     return [
         Courier(
             database=database,
-            storage=configuration.storage.path,
+            storage=reachable_storage(configuration),
             destination=Destination(
                 section.name, Peer(section.name[:16], section.url, 0), StowSender(_stow_service(section))
             ),
@@ -131,12 +134,14 @@ def _stow_service(
 
 def commitment_service(configuration: Configuration, database: Database, clock: Clock) -> CommitmentService:
     """Answers senders that ask the node to commit."""
+    shared = shared_storage(configuration)
     return CommitmentService(
         database,
         configuration.storage.path,
         configuration.listener.ae_title,
         {peer.ae_title: peer.peer for peer in configuration.peers},
         clock,
+        objects=None if shared is None else shared.objects,
     )
 
 
@@ -146,7 +151,7 @@ def report_handler(configuration: Configuration, database: Database, clock: Cloc
     def on_report(event: evt.Event, peer: receipts.Peer) -> tuple[int, None]:
         try:
             report = parse_report(event.event_information)
-        except (AttributeError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             log.warning("event report refused", calling_ae=peer.calling_ae, why=str(error))
             return 0x0115, None  # invalid argument value (PS3.7 C.5)
         theirs = [d.name for d in configuration.destinations if d.ae_title == peer.calling_ae]
@@ -166,13 +171,20 @@ def report_handler(configuration: Configuration, database: Database, clock: Cloc
     return on_report
 
 
-def run_reporter(service: CommitmentService, stop: Stop) -> None:
-    """Report to senders what could not be reported on their own association, until told to stop."""
-    while not stop.wait(REPORT_POLL_SECONDS):
-        try:
-            service.report_due()
-        except SQLAlchemyError as error:  # the store is away for a moment; the requests are in it
-            log.error("store does not answer", why=type(error).__name__)
+def run_reporter(service: CommitmentService, bell: Bell, stop: Stop) -> None:
+    """Report to senders what could not be reported on their own association, until told to stop.
+
+    bell: of `Topic.COMMITMENT`.
+    """
+    with bell:
+        while not stop.is_set():
+            due = None
+            try:
+                service.report_due()
+                due = service.next_report_seconds()
+            except SQLAlchemyError as error:  # the store is away for a moment; the requests are in it
+                log.error("store does not answer", why=type(error).__name__)
+            bell.wait(stop, REPORT_POLL_SECONDS, due)
 
 
 def prior_routing(configuration: Configuration, database: Database, route: Route) -> Route:
@@ -202,7 +214,7 @@ def prior_seeker(
     )
     return PriorSeeker(
         database,
-        configuration.storage.path,
+        reachable_storage(configuration),
         source,
         partial(fetching, receiver, database, peer, name, clock),
         policy,

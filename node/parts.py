@@ -16,13 +16,16 @@ from sqlalchemy.exc import OperationalError
 
 from node.configuration import Configuration, ListenerConfiguration
 from node.service_manager import hanging_loops, stop_of_loop
+from node.shared_spool import reachable_storage, shared_storage
 from reporting.delivery.loop import Stop
 from store import processes, receipts, recovery
 from store.clock import Clock, store_clock
 from store.database import Database, open_database
+from store.wakeups import Topic, open_bell
 
 if TYPE_CHECKING:
     from node.notifications import Notifier
+    from scp.completeness import CompletedStudy
     from scp.policy import ListenerPolicy
 
 PULSE_SECONDS = 10.0
@@ -31,6 +34,8 @@ LOOP_SECONDS = 600.0
 COMPLETENESS_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 0.5
 """How often it is looked whether studies are complete: while one is being received, and while none is."""
 PRIORS_POLL_SECONDS = 2.0
+UPLOAD_POLL_SECONDS = 0.5
+ERRORS_LOOK_SECONDS = 1.0
 
 Ready = Callable[[], None]
 Loop = Callable[[Stop, float], None]
@@ -54,6 +59,8 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
     from scp.announcements import AnnouncementService
     from scp.completeness import CompletenessPolicy, complete_due
     from scp.listener import Listener
+    from scp.spool import Spool
+    from scp.uploading import Uploader
 
     policy = CompletenessPolicy(
         quiet=timedelta(seconds=configuration.completeness.quiet_seconds),
@@ -62,6 +69,7 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
     )
     with _part("listener", configuration, stop) as (database, name):
         clock = store_clock(database, utc_now)
+        shared = shared_storage(configuration)
         commitment = pacs_services.commitment_service(configuration, database, clock)
         reports = pacs_services.report_handler(configuration, database, clock)
         listener = Listener(
@@ -74,15 +82,24 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
                 commitment.as_service(reports),
                 AnnouncementService(database, clock).as_service(),
             ],
+            objects=None if shared is None else shared.objects,
         )
         listener.start()
         # An event of their own for the side loops: who looks at `stop` counts as the loop of this part
         ended = threading.Event()
         reporter = threading.Thread(
-            target=pacs_services.run_reporter, args=(commitment, ended), name="reporter", daemon=True
+            target=pacs_services.run_reporter,
+            args=(commitment, open_bell(database, Topic.COMMITMENT), ended),
+            name="reporter",
+            daemon=True,
         )
         reporter.start()
-        router = Router(database, configuration.storage.path, configuration.routing)
+        if shared is not None:
+            uploader = Uploader(database, Spool(shared.folder), shared.objects, clock)
+            threading.Thread(
+                target=uploader.run, args=(ended, UPLOAD_POLL_SECONDS), name="uploader", daemon=True
+            ).start()
+        router = Router(database, shared or configuration.storage.path, configuration.routing)
         stow = pacs_services.stow_server(configuration, database, listener.receiver, clock)
         if stow is not None:
             stow.start()
@@ -103,19 +120,28 @@ def run_listener(configuration: Configuration, stop: Stop, ready: Ready) -> None
             ).start()
         try:
             ready()
-            while not stop.wait(COMPLETENESS_POLL_SECONDS if grounds.receiving else IDLE_POLL_SECONDS):
-                if not listener.accepts:
-                    raise RuntimeError("the listener takes no connections any more")
-                try:
-                    for study in complete_due(database, policy, clock(), grounds, route):
-                        log.info("study complete", state=study.state.value, why=study.why)
-                except OperationalError as error:  # senders are told to come again; what is here stays
-                    log.error("database does not answer", why=type(error).__name__)
+            with open_bell(database, Topic.RECEIVING) as bell:
+                while not stop.is_set():
+                    if not listener.accepts:
+                        raise RuntimeError("the listener takes no connections any more")
+                    _complete_due(lambda: complete_due(database, policy, clock(), grounds, route))
+                    if grounds.receiving:
+                        stop.wait(COMPLETENESS_POLL_SECONDS)
+                    else:
+                        bell.wait(stop, IDLE_POLL_SECONDS)
         finally:
             ended.set()
             if stow is not None:
                 stow.stop()
             listener.stop()
+
+
+def _complete_due(complete: Callable[[], list[CompletedStudy]]) -> None:
+    try:
+        for study in complete():
+            log.info("study complete", state=study.state.value, why=study.why)
+    except OperationalError as error:  # senders are told to come again; what is here stays
+        log.error("database does not answer", why=type(error).__name__)
 
 
 def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
@@ -155,6 +181,7 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
                 max_attempts=configuration.worker.max_attempts,
                 clock=clock,
                 on_processor=processor_casework(configuration, casework),
+                shared=shared_storage(configuration),
             )
             log.info("worker ready", **casework.executor.descriptions)
             ready()
@@ -174,7 +201,7 @@ def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None
         couriers = [
             Courier(
                 database=database,
-                storage=configuration.storage.path,
+                storage=reachable_storage(configuration),
                 destination=Destination(d.name, d.peer),
                 who=name,
                 calling_ae_title=configuration.listener.ae_title,
@@ -203,7 +230,7 @@ def _notifiers(configuration: Configuration, database: Database) -> list[Notifie
     ways = senders(configuration.notifications)
     if not ways:
         return []
-    node, storage = configuration.listener.ae_title, configuration.storage.path
+    node, storage = configuration.listener.ae_title, reachable_storage(configuration)
     return [Notifier(configuration.notifications, database, storage, node, ways, utc_now)]
 
 
@@ -276,7 +303,7 @@ def run_together(loops: Mapping[str, Loop], stop: Stop, poll_seconds: float) -> 
     ]
     for thread in threads:
         thread.start()
-    while not errors and not stop.wait(0.5):
+    while not errors and not stop.wait(ERRORS_LOOK_SECONDS):
         pass
     if errors:
         raise errors[0]

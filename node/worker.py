@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from engine.errors import DeviceLost, NotScreenable, RunnerFailed, Undecodable
 from engine.volume import Volume
 from node.casework import Case, Casework, Interrupted, Occasion
-from node.outbox import OUTBOX, study_folder, write_picture, write_results
+from node.outbox import OUTBOX, PICTURE, study_folder, write_picture, write_results
 from node.priors import Priors, priors_of
 from node.slice_pictures import NAME as PICTURES
 from node.slice_pictures import write_pictures
@@ -31,8 +31,10 @@ from reporting.rendering import render_overview
 from store import claims, results
 from store.claims import Claim, LeaseLost
 from store.database import Database
+from store.object_folder import ObjectStoreAway
 from store.priorities import Priority
-from store.wakeups import complete_studies_bell
+from store.shared_storage import SharedStorage
+from store.wakeups import Topic, open_bell
 
 AWAY_SECONDS = 1.0
 """A database that does not answer is asked again after this long."""
@@ -50,6 +52,7 @@ class Worker:
     """Screens what the store has complete.
 
     storage: the folder that paths in the store are relative to. destinations: which kinds of object each wants.
+    shared: where images come from and results go, where nodes have an object store instead of that folder in common.
     special: for rules that name packages, by their names. on_processor: opens the casework that does without a GPU,
     None where there is no other.
     """
@@ -64,10 +67,11 @@ class Worker:
     clock: Callable[[], datetime]
     special: Mapping[tuple[str, ...], Casework] = field(default_factory=dict)
     on_processor: Callable[[], Casework] | None = None
+    shared: SharedStorage | None = None
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
         """Screen until told to stop; a study in work is given back. While the database is away it waits for it."""
-        with complete_studies_bell(self.database) as bell:
+        with open_bell(self.database, Topic.COMPLETE) as bell:
             while not stop.is_set():
                 try:
                     if not self.work_one(stop):
@@ -94,15 +98,15 @@ class Worker:
         return True
 
     def _screen(self, claim: Claim, stop: Stop) -> None:
-        paths = [self.storage / path for path in claim.paths]
         try:
             casework = self._casework(claim)
-            case = casework.work(
-                paths,
-                _occasion(claim),
-                priors=lambda summary: self._priors(claim, summary),
-                stopping=lambda: stop.is_set() or self._must_give_way(claim),
-            )
+            with self._images(claim) as paths:
+                case = casework.work(
+                    paths,
+                    _occasion(claim),
+                    priors=lambda summary: self._priors(claim, summary),
+                    stopping=lambda: stop.is_set() or self._must_give_way(claim),
+                )
             self._record(claim, case, casework.settings_digest, stop)
         except LeaseLost:
             raise
@@ -117,6 +121,8 @@ class Worker:
             if stop.is_set():
                 raise
             self._try_again(claim, f"the database was away: {type(error).__name__}", stop)
+        except ObjectStoreAway as error:
+            self._put_off(claim, f"waits for the object store: {error}", stop)
         except DeviceLost as error:
             self._try_again(claim, str(error), stop)
             raise  # ends this process: its successor has a context of its own
@@ -125,6 +131,12 @@ class Worker:
         except Exception as error:  # no input may stop the worker; the reason is recorded
             log.debug("unexpected error", study=claim.study_id, exc_info=True)
             self._end(claims.fail, claim, f"unexpected {type(error).__name__}: {error}", stop)
+
+    def _images(self, claim: Claim) -> AbstractContextManager[list[Path]]:
+        """The images of a study on this machine, while the context lasts."""
+        if self.shared is None:
+            return nullcontext([self.storage / path for path in claim.paths])
+        return self.shared.gathered(claim.paths)
 
     def _casework(self, claim: Claim) -> Casework:
         """The packages that the routing rules chose. Raises NotScreenable where they are no longer configured."""
@@ -139,7 +151,7 @@ class Worker:
 
     def _priors(self, claim: Claim, summary: dict[str, Any]) -> Priors:
         """The earlier screenings of the patient; what is said of them goes into the study's account."""
-        found = priors_of(self.database, self.storage, claim, summary)
+        found = priors_of(self.database, self.shared or self.storage, claim, summary)
         if found.account:
             with self.database.write() as session:
                 claims.remark(session, claim, why=found.account, now=self.clock())
@@ -158,7 +170,7 @@ class Worker:
 
     def _record(self, claim: Claim, case: Case, settings_digest: str, stop: Stop) -> None:
         folder = study_folder(claim.study_id, claim.revision_digest)
-        objects = write_results(self.storage, folder, case.objects)
+        objects = self._laid_out(folder, case, stop)
         self._change(
             lambda session: results.record_results(
                 session,
@@ -173,14 +185,40 @@ class Worker:
         )
         timings = {stage: round(seconds, 2) for stage, seconds in case.summary["timings_s"].items()}
         log.info("screened", study=claim.study_id, objects=[o.kind for o in objects], **timings)
+        place, here = self._place, f"{OUTBOX}/{folder}"
         self._draw(
             "slices",
-            lambda: write_pictures(self.storage / OUTBOX / folder / PICTURES, case.volume, case.findings),
+            lambda: write_pictures(place / here / PICTURES, case.volume, case.findings),
         )
         self._draw(
             "overview",
-            lambda: write_picture(self.storage, folder, render_overview(case.findings, case.volume)),
+            lambda: write_picture(place, folder, render_overview(case.findings, case.volume)),
         )
+        shared = self.shared
+        if shared is not None:
+            self._draw("for other nodes", lambda: shared.publish([f"{here}/{PICTURES}", f"{here}/{PICTURE}"]))
+
+    @property
+    def _place(self) -> Path:
+        """The folder that results are written below: with an object store those here are copies."""
+        return self.storage if self.shared is None else self.shared.copies
+
+    def _laid_out(self, folder: str, case: Case, stop: Stop) -> list[results.ResultObject]:
+        """The results where every node reaches them; while the object store is away, tried again and again.
+
+        Raises Interrupted, OSError.
+        """
+        while True:
+            objects = write_results(self._place, folder, case.objects)
+            if self.shared is None:
+                return objects
+            try:
+                self.shared.publish([item.path for item in objects])
+                return objects
+            except ObjectStoreAway as error:
+                log.error("object store does not answer: waiting for it", why=str(error))
+                if stop.wait(AWAY_SECONDS):
+                    raise Interrupted from None
 
     def _draw(self, what: str, draw: Callable[[], None]) -> None:
         """Draw for people, once the results are on their way; without the pictures nothing is lost."""
@@ -192,6 +230,15 @@ class Worker:
     def _end(self, ending: Callable[..., None], claim: Claim, why: str, stop: Stop) -> None:
         self._change(lambda session: ending(session, claim, why=why, now=self.clock()), stop)
         log.info("ended", study=claim.study_id, how=ending.__name__, why=why)
+
+    def _put_off(self, claim: Claim, why: str, stop: Stop) -> None:
+        """Give a study back for a while; it is not its fault, so no attempt is counted."""
+        now = self.clock()
+        self._change(
+            lambda session: claims.release(session, claim, why=why, now=now, not_before=now + RETRY_AFTER),
+            stop,
+        )
+        log.warning("tried again later", study=claim.study_id, why=why)
 
     def _try_again(self, claim: Claim, why: str, stop: Stop) -> None:
         if claim.attempt >= self.max_attempts:

@@ -7,6 +7,7 @@ number and in time.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -89,7 +90,7 @@ class LimitedAssociationServer(ThreadedAssociationServer):
         return True
 
     def service_actions(self) -> None:
-        """Let pynetdicom collect dead associations, at every 60th poll, but only where one came since.
+        """Let pynetdicom collect dead associations, at every 60th poll or connection, but only where one came since.
 
         It would collect while nobody comes too, and an idle listener would do little else.
         """
@@ -113,6 +114,9 @@ class LimitedAssociationServer(ThreadedAssociationServer):
 
     def shutdown(self) -> None:
         """End the accept loop and close its socket; associations go on."""
+        # Wakes the loop, which waits for connections
+        with contextlib.suppress(OSError):
+            cast(socket.socket, self.socket).shutdown(socket.SHUT_RDWR)
         BaseServer.shutdown(self)
         self.server_close()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from sqlalchemy.exc import SQLAlchemyError
 
+from engine.headers import MALFORMED
 from scp.contexts import TRANSFER_SYNTAXES
 from scp.instances import valid_uid
 from scp.peer import Peer, Timeouts
@@ -32,6 +33,7 @@ from store import commitment
 from store.commitment import HeldInstance, OpenRequest
 from store.database import Database
 from store.deliveries import Backoff
+from store.object_folder import ObjectFolder, ObjectStoreAway
 from store.receipts import Peer as Sender
 
 LOGGER = structlog.get_logger(__name__)
@@ -131,8 +133,8 @@ def event_information(transaction_uid: str, judgement: Judgement) -> Dataset:
 class CommitmentService:
     """Takes requests in a listener and reports on them.
 
-    addresses: where senders listen, by AE title, for reports on an association of our own. Call `report_due` now and
-    then.
+    addresses: where senders listen, by AE title, for reports on an association of our own. objects: the object store
+    that images go to. Call `report_due` now and then.
     """
 
     def __init__(
@@ -146,8 +148,10 @@ class CommitmentService:
         backoff: Backoff = Backoff(timedelta(seconds=5), timedelta(minutes=15)),  # noqa: B008 (frozen)
         max_attempts: int = 100,
         timeouts: Timeouts = Timeouts(30.0, 30.0, 30.0),  # noqa: B008 (frozen)
+        objects: ObjectFolder | None = None,
     ) -> None:
         self._database = database
+        self._objects = objects
         self._storage = storage
         self._ae_title = ae_title
         self._addresses = dict(addresses)
@@ -171,7 +175,7 @@ class CommitmentService:
         except RequestRefused as refusal:
             LOGGER.warning("request for commitment refused", calling_ae=peer.calling_ae, why=str(refusal))
             return refusal.status, None
-        except (AttributeError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             LOGGER.warning("request for commitment refused", calling_ae=peer.calling_ae, why=str(error))
             return 0x0110, None
         try:
@@ -203,6 +207,12 @@ class CommitmentService:
             LOGGER.warning("commitment not reported", calling_ae=request.peer.calling_ae, why=why)
         return len(due)
 
+    def next_report_seconds(self) -> float | None:
+        """How long until the next report falls due, negative where it is late; None where nobody waits for one."""
+        with self._database.read() as session:
+            due_at = commitment.next_report_at(session)
+        return None if due_at is None else (due_at - self._now()).total_seconds()
+
     def _keep(self, transaction: str, peer: Sender, references: Sequence[tuple[str, str]]) -> int:
         now = self._now()
         with self._database.write() as session:
@@ -218,13 +228,32 @@ class CommitmentService:
     def _judged(self, request: OpenRequest) -> Judgement:
         with self._database.read() as session:
             held = commitment.held_instances(session, [uid for _, uid in request.references])
-        return judge(request.references, held, self._size_on_disk)
+        sizes = self._sizes_elsewhere(held.values())
+        return judge(request.references, held, lambda one: self._size_on_disk(one) or sizes.get(one.path))
 
     def _size_on_disk(self, instance: HeldInstance) -> int | None:
         try:
             return (self._storage / instance.path).stat().st_size
         except OSError:
             return None
+
+    def _sizes_elsewhere(self, held: Collection[HeldInstance]) -> dict[str, int]:
+        """Bytes by path of what is not on this disk: on that of the node that received it, or in the object store.
+
+        A node that holds an image answers for it. So does, while it is away, the object store that confirmed it.
+        """
+        if self._objects is None:
+            return {}
+        missing = [one for one in held if self._size_on_disk(one) is None]
+        sizes = {one.path: one.size for one in missing if one.held_by is not None}
+        uploaded = [one for one in missing if one.held_by is None]
+        try:
+            for folder in {one.path.rpartition("/")[0] for one in uploaded}:
+                sizes |= self._objects.sizes(folder)
+        except ObjectStoreAway as error:
+            LOGGER.warning("the object store is not asked for commitment", why=str(error))
+            sizes |= {one.path: one.size for one in uploaded}
+        return sizes
 
     def _report_here(self, number: int, association: weakref.ref[Association]) -> None:
         """Report on the association of the request; where that fails, `report_due` finds the request due."""

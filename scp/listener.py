@@ -33,8 +33,10 @@ from scp.services import FurtherService, Handler
 from scp.spool import Spool
 from scp.streaming import Storing, missing_names, streaming_handler
 from scp.sweep import SpoolLock, sweep
+from scp.uploading import node_of
 from store import receipts
 from store.database import Database
+from store.object_folder import ObjectFolder
 from store.receipts import Peer
 from store.repeated_receipts import RepeatedReceipts
 
@@ -43,8 +45,8 @@ LOGGER = structlog.get_logger(__name__)
 WRITE_PIECE = 64 * 1024
 HOUSEKEEPING_S = 1.0
 PURGE_EVERY_S = 600.0
-ACCEPT_POLL_S = 0.1
-"""How soon the accept loop sees that it is to stop."""
+ACCEPT_POLL_S = 1.0
+"""How often the accept loop comes round while nobody connects."""
 
 
 class ListenerCannotStart(Exception):
@@ -55,7 +57,7 @@ class Listener:
     """A C-STORE SCP in threads of this process.
 
     name: tells the listeners of one store apart; the associations that a killed listener of this name left open are
-    closed at start.
+    closed at start. objects: where what is received goes, see `scp.uploading`; None keeps it in the storage folder.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Listener:
         now: Clock,
         name: str | None = None,
         services: Sequence[FurtherService] = (),
+        objects: ObjectFolder | None = None,
     ) -> None:
         self.policy = policy
         self._services = tuple(services)
@@ -73,6 +76,7 @@ class Listener:
         self._database = database
         self._now = now
         self._spool = Spool(storage)
+        self._objects = objects
         self._register = AssociationRegister(policy, database, self.name, now)
         self._receiver = Receiver(
             spool=self._spool,
@@ -84,6 +88,7 @@ class Listener:
             max_inflated_bytes=policy.max_inflated_bytes,
             max_study_bytes=policy.max_study_bytes,
             reserve_bytes=policy.reserve_bytes,
+            held_by=None if objects is None else node_of(storage),
         )
         self._server: LimitedAssociationServer | None = None
         self._accepting: threading.Thread | None = None
@@ -288,7 +293,7 @@ class Listener:
 
     def _purge(self, keep: timedelta) -> None:
         try:
-            purge_delivered(self._database, self._spool.storage, keep, self._now())
+            purge_delivered(self._database, self._spool.storage, keep, self._now(), self._objects)
         except (OSError, SQLAlchemyError) as error:
             LOGGER.error("images not deleted", why=type(error).__name__)
 

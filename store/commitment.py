@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from store import ledger
@@ -16,6 +16,7 @@ from store.receipts import Peer
 from store.results import finish_if_delivered
 from store.states import DeliveryState
 from store.upsert import insert_if_absent
+from store.wakeups import Topic, announce
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def record_answer(
     kept = set(committed)
     for delivery, uid in rows:
         if uid in failed:
-            _send_again(delivery, f"not committed: {failed[uid]}", backoff, now)
+            _send_again(session, delivery, f"not committed: {failed[uid]}", backoff, now)
         elif uid in kept:
             _end_delivered(delivery, now, "")
         else:
@@ -144,7 +145,7 @@ def record_kept(session: Session, item: StoredDelivery, *, who: str, remark: str
 
 def record_lost(session: Session, item: StoredDelivery, *, why: str, backoff: Backoff, now: datetime) -> None:
     """The destination does not have the object though it answered success: send it again. Raises DeliveryTaken."""
-    _send_again(_stored(session, item), why, backoff, now)
+    _send_again(session, _stored(session, item), why, backoff, now)
 
 
 def record_other_content(
@@ -185,11 +186,15 @@ class OpenRequest:
 
 @dataclass(frozen=True)
 class HeldInstance:
-    """What the store holds under a SOP Instance UID. path: relative to the storage folder; size: data set, bytes."""
+    """What the store holds under a SOP Instance UID.
+
+    path: relative to the storage folder. size: of the data set, bytes. held_by: see `store.models.Instance`.
+    """
 
     sop_class_uid: str
     path: str
     size: int
+    held_by: str | None = None
 
 
 def record_request(
@@ -229,6 +234,7 @@ def record_request(
     request.next_attempt_at = report_at
     request.reported_at = None
     session.flush()
+    announce(session, Topic.COMMITMENT)
     return request.id
 
 
@@ -242,6 +248,11 @@ def open_requests(session: Session, now: datetime) -> list[OpenRequest]:
     return [_open(row) for row in rows]
 
 
+def next_report_at(session: Session) -> datetime | None:
+    """When the next report to a sender falls due; None where nobody waits for one."""
+    return session.scalar(select(func.min(CommitmentRequest.next_attempt_at)))
+
+
 def open_request(session: Session, request_id: int) -> OpenRequest | None:
     """One request, unless it was reported or given up."""
     row = session.get(CommitmentRequest, request_id)
@@ -253,6 +264,7 @@ def bring_forward(session: Session, request_id: int, now: datetime) -> None:
     request = session.get_one(CommitmentRequest, request_id)
     if request.next_attempt_at is not None:
         request.next_attempt_at = now
+        announce(session, Topic.COMMITMENT)
 
 
 def record_reported(session: Session, request_id: int, now: datetime) -> None:
@@ -277,14 +289,20 @@ def held_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[s
     found: dict[str, HeldInstance] = {}
     for start in range(0, len(sop_instance_uids), 500):
         rows = session.execute(
-            select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path, Instance.size)
+            select(
+                Instance.sop_instance_uid,
+                Instance.sop_class_uid,
+                Instance.path,
+                Instance.size,
+                Instance.held_by,
+            )
             .join(Study, Study.id == Instance.study_id)
             .where(
                 Instance.sop_instance_uid.in_(sop_instance_uids[start : start + 500]),
                 Study.purged_at.is_(None),
             )
         )
-        found.update({uid: HeldInstance(sop_class, path, size) for uid, sop_class, path, size in rows})
+        found |= {row[0]: HeldInstance(row[1], row[2], row[3], row[4]) for row in rows}
     return found
 
 
@@ -315,12 +333,13 @@ def _end_delivered(delivery: Delivery, now: datetime, remark: str) -> None:
     delivery.last_error = remark or delivery.last_error
 
 
-def _send_again(delivery: Delivery, why: str, backoff: Backoff, now: datetime) -> None:
+def _send_again(session: Session, delivery: Delivery, why: str, backoff: Backoff, now: datetime) -> None:
     delivery.state = DeliveryState.PENDING
     delivery.last_error = why
     delivery.transaction_uid = None
     delivery.next_attempt_at = now + backoff.delay(max(delivery.attempts, 1))
     delivery.claimed_by = delivery.lease_expires_at = None
+    announce(session, Topic.OUTBOX)
 
 
 def _finish(session: Session, item: StoredDelivery, who: str, now: datetime) -> None:

@@ -14,6 +14,7 @@ from store import ledger
 from store.models import Delivery, Result, Screening, Study
 from store.results import finish_if_delivered
 from store.states import DeliveryState
+from store.wakeups import Topic, announce
 
 TOGETHER = timedelta(seconds=0.5)
 """How long a stored object waits for others of its study, so that one request for commitment names all."""
@@ -159,6 +160,7 @@ def record_stored(
     delivery.next_attempt_at = now + TOGETHER
     delivery.transaction_uid = None
     _let_go(delivery)
+    announce(session, Topic.OUTBOX)
 
 
 def record_failed(
@@ -247,6 +249,7 @@ def _queue_stand_in(session: Session, delivery: Delivery, kind: str, now: dateti
 def hand_back(session: Session, due: DueDelivery, *, who: str) -> None:
     """Let a delivery go untried, since the process stops. Raises DeliveryTaken."""
     _let_go(_held(session, due, who))
+    announce(session, Topic.OUTBOX)
 
 
 def reset(session: Session, study_id: int, *, all_of_them: bool, now: datetime) -> int:
@@ -264,6 +267,7 @@ def reset(session: Session, study_id: int, *, all_of_them: bool, now: datetime) 
         delivery.delivered_at = None
         _let_go(delivery)
     session.flush()
+    announce(session, Topic.OUTBOX)
     return len(rows)
 
 

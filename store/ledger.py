@@ -9,7 +9,14 @@ from sqlalchemy.orm import Session
 
 from store.models import Study, Transition
 from store.states import LEGAL, IllegalTransition, StudyState
-from store.wakeups import announce_complete
+from store.wakeups import Topic, announce
+
+_WAITED_FOR = {
+    StudyState.RECEIVING: Topic.RECEIVING,
+    StudyState.COMPLETE: Topic.COMPLETE,
+    StudyState.DELIVERING: Topic.OUTBOX,
+}
+"""What a study that comes to a state is news of."""
 
 
 class UnknownStudy(Exception):
@@ -35,8 +42,8 @@ def change_state(
     study.fence += 1
     study.claimed_by = None
     study.lease_expires_at = None
-    if after is StudyState.COMPLETE:
-        announce_complete(session)
+    if after in _WAITED_FOR:
+        announce(session, _WAITED_FOR[after])
 
 
 def remark(session: Session, study: Study, *, who: str, why: str, now: datetime) -> None:
@@ -47,6 +54,7 @@ def remark(session: Session, study: Study, *, who: str, why: str, now: datetime)
 def begin(session: Session, study: Study, *, who: str, why: str, now: datetime) -> None:
     """Record the first transition of a study that was just inserted as receiving."""
     _record(session, study, None, StudyState.RECEIVING, who=who, why=why, now=now)
+    announce(session, Topic.RECEIVING)
 
 
 def locked_study(session: Session, study_id: int) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -18,7 +19,9 @@ from node.web.site import Clock
 from reporting.delivery.loop import Stop
 from store.database import Database
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
+TICK_SECONDS = 1.0
+"""The date that answers carry is set this often."""
 START_POLL_SECONDS = 0.02
 STOP_SECONDS = 5
 PAGES_LOOK_SECONDS = 1
@@ -57,7 +60,7 @@ def serve_web(configuration: Configuration, database: Database, now: Clock, stop
             callback_notify=come_round,
             timeout_notify=PAGES_LOOK_SECONDS,
         )
-        server = uvicorn.Server(settings)
+        server = _UnhurriedServer(settings)
         thread = threading.Thread(target=server.run, args=([listening],), name="web", daemon=True)
         thread.start()
         while not server.started and thread.is_alive():
@@ -70,6 +73,14 @@ def serve_web(configuration: Configuration, database: Database, now: Clock, stop
         thread.join()
     if not stop.is_set():
         raise WebCannotStart("the web server ended by itself")
+
+
+class _UnhurriedServer(uvicorn.Server):
+    """uvicorn, looking once a second whether it is to stop: ten times cost more than all else while nobody asks."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(TICK_SECONDS)
 
 
 def _say_where(configuration: Configuration) -> None:

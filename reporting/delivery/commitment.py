@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -26,12 +25,14 @@ from reporting.delivery.confirmation import (
     request_commitment,
     source,
 )
-from reporting.delivery.loop import Destination, Stop
+from reporting.delivery.loop import Destination, Stop, is_due, seconds_until
 from scp.pacs_query.source import QueryFailed, SourceUnreachable
 from store import commitment
 from store.commitment import StoredDelivery
 from store.database import Database
 from store.deliveries import Backoff, DeliveryTaken
+from store.shared_storage import Storage
+from store.wakeups import Topic, open_bell
 
 LEASE = timedelta(minutes=10)
 MAX_REQUESTS = 3
@@ -61,7 +62,7 @@ class Committer:
     """Sees to it that one destination keeps what it stored. storage: the folder that paths in the store start from."""
 
     database: Database
-    storage: Path
+    storage: Storage
     destination: Destination
     who: str
     calling_ae_title: str
@@ -72,16 +73,21 @@ class Committer:
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
         """Ask until told to stop."""
-        while not stop.is_set():
-            if not self.commit_due():
-                stop.wait(poll_seconds)
+        with open_bell(self.database, Topic.OUTBOX) as bell:
+            while not stop.is_set():
+                due = self._due_seconds()
+                if not is_due(due) or not self._commit_batch():
+                    bell.wait(stop, poll_seconds, due)
 
     def commit_due(self) -> int:
         """Deal with what is due now; returns how many objects that was."""
+        return self._commit_batch() if is_due(self._due_seconds()) else 0
+
+    def _due_seconds(self) -> float | None:
         with self.database.read() as session:
-            due_at = commitment.next_stored_at(session, self.destination.name)
-        if due_at is None or due_at > self.clock():
-            return 0
+            return seconds_until(commitment.next_stored_at(session, self.destination.name), self.clock())
+
+    def _commit_batch(self) -> int:
         with self.database.write() as session:
             items = commitment.claim_stored(
                 session, who=self.who, lease=LEASE, destination=self.destination.name, now=self.clock()

@@ -28,6 +28,8 @@ from scp.peer import DEFAULT_TIMEOUTS, Peer, Timeouts
 from store import deliveries
 from store.database import Database
 from store.deliveries import Backoff, DeliveryTaken, DueDelivery
+from store.shared_storage import Storage
+from store.wakeups import Topic, open_bell
 
 LEASE = timedelta(minutes=10)
 """Longer than a batch can take; a delivery process that was killed is taken over after it."""
@@ -54,6 +56,16 @@ Transport = Callable[[Sequence[Parcel]], Generator[Outcome, None, None]]
 """Sends parcels; raises PeerUnreachableError, and parcels without an outcome were not sent."""
 
 
+def seconds_until(moment: datetime | None, now: datetime) -> float | None:
+    """How long until something falls due, negative where it is late; None where nothing does."""
+    return None if moment is None else (moment - now).total_seconds()
+
+
+def is_due(seconds: float | None) -> bool:
+    """Whether something `seconds` away is to be done now."""
+    return seconds is not None and seconds <= 0
+
+
 @dataclass(frozen=True)
 class Destination:
     """A PACS by the name that the store and the configuration give it.
@@ -76,7 +88,7 @@ class Courier:
     """
 
     database: Database
-    storage: Path
+    storage: Storage
     destination: Destination
     who: str
     calling_ae_title: str
@@ -88,17 +100,22 @@ class Courier:
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
         """Deliver until told to stop."""
-        while not stop.is_set():
-            if not self.deliver_due(stop):
-                stop.wait(poll_seconds)
+        with open_bell(self.database, Topic.OUTBOX) as bell:
+            while not stop.is_set():
+                due = self._due_seconds()
+                if not is_due(due) or not self._deliver_batch(stop):
+                    bell.wait(stop, poll_seconds, due)
 
     def deliver_due(self, stop: Stop) -> int:
         """Send what is due now, in one batch; returns how many objects were tried."""
-        name = self.destination.name
+        return self._deliver_batch(stop) if is_due(self._due_seconds()) else 0
+
+    def _due_seconds(self) -> float | None:
         with self.database.read() as session:
-            due_at = deliveries.next_due_at(session, [name])
-        if due_at is None or due_at > self.clock():
-            return 0
+            return seconds_until(deliveries.next_due_at(session, [self.destination.name]), self.clock())
+
+    def _deliver_batch(self, stop: Stop) -> int:
+        name = self.destination.name
         with self.database.write() as session:
             batch = deliveries.claim_due(
                 session, who=self.who, lease=LEASE, now=self.clock(), destinations=[name], limit=BATCH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -265,23 +266,21 @@ def test_stopping_hands_back_what_was_not_sent(
     assert successor.deliver_due(threading.Event()) == 1, "the successor need not wait for a lease to run out"
 
 
-def test_the_loop_delivers_until_it_is_stopped(
+def test_the_loop_delivers_what_comes_and_ends_when_told(
     desk: Desk,
     pacs_with: Callable[..., Any],
     write_object: Callable[..., Path],
 ) -> None:
+    """It is woken: by itself it would look again after a minute only."""
     pacs = pacs_with({SR: BOTH})
+    stop = threading.Event()
+    loop = threading.Thread(target=desk.courier(pacs.peer).run, args=(stop, 60.0), daemon=True)
+    loop.start()
     desk.screen({"sr": write_object(SR)})
-
-    class StopWhenIdle:
-        idle = False
-
-        def is_set(self) -> bool:
-            return self.idle
-
-        def wait(self, timeout: float) -> bool:
-            self.idle = True
-            return True
-
-    desk.courier(pacs.peer).run(StopWhenIdle(), 1.0)
+    deadline = time.monotonic() + 30
+    while desk.study.state is not StudyState.DELIVERED and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert desk.study.state is StudyState.DELIVERED
+    stop.set()
+    loop.join(10)
+    assert not loop.is_alive()

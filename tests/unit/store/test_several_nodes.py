@@ -15,7 +15,7 @@ from store import claims, ledger, processes
 from store.clock import NOTABLE_SKEW, REFRESH_SECONDS, DatabaseClock, store_clock
 from store.database import Database
 from store.states import StudyState
-from store.wakeups import LISTENING_SECONDS, complete_studies_bell
+from store.wakeups import LISTENING_SECONDS, Topic, open_bell
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def complete(database: Database, study: int, now: datetime) -> None:
 
 def test_a_complete_study_wakes_who_waits(database: Database, receiving: int, now: datetime) -> None:
     if database.engine.dialect.name != "postgresql":
-        pytest.skip("SQLite is looked at again and again")
+        pytest.skip("SQLite's bells are tested in test_wakeups")
     stop = threading.Event()
-    with complete_studies_bell(database) as bell:
+    with open_bell(database, Topic.COMPLETE) as bell:
         bell.wait(stop, 0.0)  # begins to listen
         timer = threading.Timer(0.3, complete, (database, receiving, now))
         timer.start()
@@ -52,7 +52,7 @@ def test_a_lost_connection_is_opened_again(database: Database, receiving: int, n
     if database.engine.dialect.name != "postgresql":
         pytest.skip("SQLite has no connection to lose")
     stop = threading.Event()
-    with complete_studies_bell(database) as bell:
+    with open_bell(database, Topic.COMPLETE) as bell:
         bell.wait(stop, 0.0)
         with database.engine.connect() as connection:
             connection.execute(
@@ -71,7 +71,7 @@ def test_a_lost_connection_is_opened_again(database: Database, receiving: int, n
 
 def test_whoever_waits_can_be_stopped(database: Database) -> None:
     stop = threading.Event()
-    with complete_studies_bell(database) as bell:
+    with open_bell(database, Topic.COMPLETE) as bell:
         bell.wait(stop, 0.0)
         threading.Timer(0.2, stop.set).start()
         began = time.monotonic()
