@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -120,6 +120,13 @@ class DatabaseConfiguration(_Section):
     """The study-state store."""
 
     url: Annotated[str, AfterValidator(_database_url)] = "sqlite:///var/lungnode.db"
+
+
+class SpoolConfiguration(_Section):
+    """Where received images and results go, for nodes without a file system in common."""
+
+    url: Annotated[str, Field(pattern=r"^[a-z0-9]+://.+")] | None = None
+    options: dict[str, Any] = {}
 
 
 class CompletenessConfiguration(_Section):
@@ -418,6 +425,7 @@ class Configuration(BaseSettings):
 
     listener: ListenerConfiguration = ListenerConfiguration()
     storage: StorageConfiguration = StorageConfiguration()
+    spool: SpoolConfiguration = SpoolConfiguration()
     database: DatabaseConfiguration = DatabaseConfiguration()
     completeness: CompletenessConfiguration = CompletenessConfiguration()
     destinations: tuple[DestinationConfiguration, ...] = ()

@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from node.command_options import CommandError
 from node.configuration import Configuration
 from node.verdicts import verdict_lines
-from store import processes, queries
+from store import processes, queries, uploads
 from store.database import Database, open_database
 from store.states import StudyState
 from store.verdicts import VerdictChoice
@@ -78,10 +78,12 @@ def node_status(database: Database, now: datetime) -> Answer:
         living = processes.living(session)
         counts = queries.counts_by_state(session)
         waiting = queries.pending_deliveries(session)
+        held = uploads.holdings_by_node(session)
     data = {
         "processes": [asdict(p) | {"silent": _silent(p.heartbeat_at, now)} for p in living],
         "studies": {state.value: count for state, count in counts.items()},
         "waiting_deliveries": waiting,
+        "waiting_uploads": [asdict(h) for h in held],
     }
 
     def paint(console: Console) -> None:
@@ -93,6 +95,11 @@ def node_status(database: Database, now: datetime) -> Answer:
         console.print(_table("Studies", ("state", "count"), [(s.value, c) for s, c in counts.items()]))
         if waiting:
             console.print(_table("Waiting to be delivered", ("destination", "objects"), waiting.items()))
+        if held:
+            uploads_waiting = [(h.node, h.studies, h.images, _local(h.since)) for h in held]
+            console.print(
+                _table("Waiting for the object store", ("at", "studies", "images", "since"), uploads_waiting)
+            )
 
     return Answer(data, paint)
 

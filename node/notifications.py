@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,6 +22,7 @@ from store import notices, overview
 from store.database import Database
 from store.ledger import UnknownStudy
 from store.overview import DestinationStanding
+from store.shared_storage import Storage
 
 WAITING_LIMIT = 200
 """So many notifications wait for a webhook or mail server that is away; the oldest go first."""
@@ -141,7 +141,7 @@ class Notifier:
         self,
         configuration: NotificationConfiguration,
         database: Database,
-        storage: Path,
+        storage: Storage,
         node: str,
         senders: Sequence[Sender],
         clock: Callable[[], datetime],

@@ -30,6 +30,7 @@ from store.prior_searches import AHEAD, SCREENED, Awaited, Seeking
 from store.priorities import Priority
 from store.revisions import ReceivingStudy
 from store.routing import Routing
+from store.shared_storage import Storage
 from store.states import PriorState
 
 LOOK_BACK = timedelta(days=1)
@@ -98,7 +99,7 @@ class PriorSeeker:
     def __init__(
         self,
         database: Database,
-        storage: Path,
+        storage: Storage,
         source: QuerySource,
         fetching: Callable[[], AbstractContextManager[Receive]],
         policy: PriorPolicy,

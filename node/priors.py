@@ -22,6 +22,7 @@ from store import priors
 from store.claims import Claim
 from store.database import Database
 from store.priors import EarlierScreening
+from store.shared_storage import Storage
 
 LUNG_RATIO = 0.7
 """Lung volumes that differ by more than this ratio are of different stretches of lung, or of one lung."""
@@ -123,7 +124,7 @@ def newest_comparable(now: Occasion, earlier: Iterable[Occasion]) -> Priors:
     return Priors(None, tuple(refused))
 
 
-def priors_of(database: Database, storage: Path, claim: Claim, summary: Mapping[str, Any]) -> Priors:
+def priors_of(database: Database, storage: Storage, claim: Claim, summary: Mapping[str, Any]) -> Priors:
     """The priors of a claimed study in this node's store. summary: what its screening found.
 
     Who a patient is, is read from an image or, when that was deleted, from the report in the outbox.

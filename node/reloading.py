@@ -136,6 +136,7 @@ def _check_same_place(old: Configuration, new: Configuration) -> None:
     for key, before, after in (
         ("storage.path", old.storage.path, new.storage.path),
         ("database.url", old.database.url, new.database.url),
+        ("spool.url", old.spool.url, new.spool.url),
     ):
         if before != after:
             raise ConfigurationError(f"{key} has changed: that takes a restart, not a reload")

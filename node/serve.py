@@ -27,7 +27,9 @@ from node.logs import configure_logs
 from node.parts import PARTS, parts_of
 from node.reloading import ReloadablePart, Reread, on_signals
 from node.service_manager import ServiceManager, this_service, watchdog
+from node.shared_spool import shared_storage
 from store.migrations import upgrade
+from store.object_folder import ObjectStoreUnusable
 
 START_SECONDS = 60.0
 """Longest time that a part may take to be ready."""
@@ -59,6 +61,10 @@ def prepare(configuration: Configuration, *, screens: bool = True) -> None:
     """
     if screens:
         _check_packages(configuration)
+    try:
+        shared_storage(configuration)
+    except ObjectStoreUnusable as error:
+        raise StartError(str(error)) from None
     try:
         _try_to_write(configuration.storage.path)
         before, after = upgrade(configuration.database.url)

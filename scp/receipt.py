@@ -66,7 +66,8 @@ class Answer:
 class Receiver:
     """Takes instances into spool and store.
 
-    own_manufacturer: marks the node's own results. reserve_bytes: free space below which nothing is taken.
+    own_manufacturer: marks the node's own results. reserve_bytes: free space below which nothing is taken. held_by:
+    this node's name where what is received goes into an object store (`scp.uploading`).
     """
 
     spool: Spool
@@ -78,6 +79,7 @@ class Receiver:
     max_inflated_bytes: int
     max_study_bytes: int
     reserve_bytes: int
+    held_by: str | None = None
 
     def begin(self, request: StoreRequest) -> IncomingFile:
         """Open a file for an instance. Raises InstanceRefused."""
@@ -191,6 +193,7 @@ class Receiver:
             size=kept.size,
             path=kept.path,
             kept_out=instances.kept_out(header, self.own_manufacturer),
+            held_by=self.held_by,
         )
         try:
             outcome = self._outcome(received, request)

@@ -12,6 +12,7 @@ import structlog
 
 from store import retention
 from store.database import Database
+from store.object_folder import ObjectFolder
 
 LOGGER = structlog.get_logger(__name__)
 
@@ -24,11 +25,14 @@ class Purged:
     files: int
 
 
-def purge_delivered(database: Database, storage: Path, keep: timedelta, now: datetime) -> Purged:
+def purge_delivered(
+    database: Database, storage: Path, keep: timedelta, now: datetime, objects: ObjectFolder | None = None
+) -> Purged:
     """Delete the images of every study that was delivered longer than `keep` ago. Raises OSError.
 
     The store first, the images after its commit: a study never counts as whole while files of it are gone. Pictures
     beside its results show its images too; they go before the commit, since a purge that is killed begins again.
+    So do `objects`, what the nodes have in an object store: no sweep looks for what would be left over there.
     """
     before = now - keep
     studies = files = 0
@@ -39,6 +43,7 @@ def purge_delivered(database: Database, storage: Path, keep: timedelta, now: dat
             study = retention.begin_purge(session, study_id, before, now)
             if study is not None:
                 files += _delete_beside(storage, study.results)
+                files += 0 if objects is None else _delete_objects(objects, study)
                 _mark_changed(storage, study.paths)
         if study is None:
             continue
@@ -60,6 +65,13 @@ def _delete_beside(storage: Path, results: tuple[str, ...]) -> int:
     kept = {storage / path for path in results}
     folders = {path.parent for path in kept if path.parent.is_dir()}
     return sum(_delete(file) for folder in folders for file in folder.iterdir() if file not in kept)
+
+
+def _delete_objects(objects: ObjectFolder, study: retention.ExpiredStudy) -> int:
+    """Delete the images, and what lies beside the results; how many objects. Raises ObjectStoreAway."""
+    folders = {path.rpartition("/")[0] for path in study.results}
+    beside = {key for folder in folders for key in objects.sizes(folder)} - set(study.results)
+    return objects.delete([*study.paths, *beside])
 
 
 def _delete(path: Path) -> bool:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
-from store import ledger
+from store import ledger, uploads
 from store.models import Instance, Revision, Series, Study
 from store.priorities import Priority, in_turn
 from store.revisions import predecessor_documents
@@ -73,7 +73,8 @@ def claim_next(
 
     Among studies of one priority the one that waits longest comes first; `store.priorities` has the order between
     priorities, in which none starves. Leases that ran out are taken over first. Two workers never get the same
-    study: SQLite serialises writers, PostgreSQL skips rows that another transaction has locked.
+    study: SQLite serialises writers, PostgreSQL skips rows that another transaction has locked. A study of which a
+    node holds images that are not in the object store yet (`store.uploads`) is nobody's turn.
     """
     take_over_expired(session, who=worker, max_attempts=max_attempts, now=now)
     study = _first_in_turn(session, now)
@@ -95,14 +96,18 @@ def renew(session: Session, claim: Claim, *, lease: timedelta, now: datetime) ->
     return replace(claim, lease_expires_at=now + lease)
 
 
-def release(session: Session, claim: Claim, *, why: str, now: datetime) -> None:
+def release(
+    session: Session, claim: Claim, *, why: str, now: datetime, not_before: datetime | None = None
+) -> None:
     """Give a study back unscreened, for instance because the worker stops: it does not count as an attempt.
 
-    Raises LeaseLost.
+    not_before: nobody claims it earlier. Raises LeaseLost.
     """
     study = held_study(session, claim)
     study.attempts -= 1
     ledger.change_state(session, study, StudyState.COMPLETE, who=claim.worker, why=why, now=now)
+    if not_before is not None:
+        study.not_before = not_before
 
 
 def retry_later(session: Session, claim: Claim, *, why: str, not_before: datetime, now: datetime) -> None:
@@ -166,7 +171,7 @@ def held_study(session: Session, claim: Claim) -> Study:
 
 def _first_in_turn(session: Session, now: datetime) -> Study | None:
     """The study to claim, locked. PostgreSQL skips studies that another worker is just claiming."""
-    claimable = (Study.state == StudyState.COMPLETE, Study.not_before <= now)
+    claimable = (Study.state == StudyState.COMPLETE, Study.not_before <= now, ~uploads.is_held())
     for priority in in_turn(_waiting(session, now)):
         if priority >= Priority.IDLE and _is_busy(session, now):
             return None

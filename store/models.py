@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -116,10 +117,21 @@ class Instance(Base):
     sha256, path: of the Part 10 file; the path is relative to the storage folder.
     kept_out: why it is not screened; None for an image that may be.
     first_revision: the first revision that contains it; None while the study is still receiving.
+    held_by: the node whose disk alone has it, until it is in the object store (`store.uploads`); None where every
+        node that shares the store reaches it.
     """
 
     __tablename__ = "instances"
-    __table_args__ = (Index("ix_instances_study_id_first_revision", "study_id", "first_revision"),)
+    __table_args__ = (
+        Index("ix_instances_study_id_first_revision", "study_id", "first_revision"),
+        Index(
+            "ix_instances_study_id_held_by",
+            "study_id",
+            "held_by",
+            sqlite_where=text("held_by IS NOT NULL"),
+            postgresql_where=text("held_by IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(KEY, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
@@ -134,6 +146,7 @@ class Instance(Base):
     received_at: Mapped[datetime]
     kept_out: Mapped[str | None] = mapped_column(Text)
     first_revision: Mapped[int | None]
+    held_by: Mapped[str | None] = mapped_column(String(128))
 
 
 class Revision(Base):

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from store import uploads
 from store.ledger import UnknownStudy
 from store.models import (
     AssociationRecord,
@@ -147,7 +148,12 @@ def why(session: Session, study_instance_uid: str) -> StudyAccount:
     study = session.scalar(select(Study).where(Study.study_instance_uid == study_instance_uid))
     if study is None:
         raise UnknownStudy(study_instance_uid)
-    history = [*_transitions(session, study), *_associations(session, study), *_refusals(session, study)]
+    history = [
+        *_transitions(session, study),
+        *_associations(session, study),
+        *_refusals(session, study),
+        *_held(session, study),
+    ]
     return StudyAccount(
         study=_line(study),
         history=tuple(sorted(history, key=lambda entry: entry.at)),
@@ -211,6 +217,14 @@ def _refusals(session: Session, study: Study) -> list[HistoryEntry]:
         select(Refusal).where(Refusal.study_instance_uid == study.study_instance_uid).order_by(Refusal.id)
     )
     return [_refusal(row) for row in rows]
+
+
+def _held(session: Session, study: Study) -> list[HistoryEntry]:
+    why = "not in the object store yet: until then no worker takes the study"
+    return [
+        HistoryEntry(held.since, held.node, f"{held.images} images are {why}")
+        for held in uploads.holdings_of_study(session, study.id)
+    ]
 
 
 def _refusal(row: Refusal) -> HistoryEntry:

@@ -36,7 +36,8 @@ class ReceivedInstance:
     """An instance whose bytes are on disk.
 
     sha256: of the Part 10 file, hex. size: of the data set in bytes. path: of the file, relative to the storage
-    folder. kept_out: why it will not be screened, None for an image that may be.
+    folder. kept_out: why it will not be screened, None for an image that may be. held_by: the node whose disk alone has
+    it until it is in the object store, None without one.
     """
 
     study_instance_uid: str
@@ -50,6 +51,7 @@ class ReceivedInstance:
     size: int
     path: str
     kept_out: str | None = None
+    held_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,15 @@ def record_instance(
     if association_id is not None:
         insert_if_absent(session, Carriage, {"association_id": association_id, "study_id": study.id})
     held = session.execute(
-        select(Instance.sha256, Instance.path, Instance.series_id).where(
+        select(Instance.id, Instance.sha256, Instance.path, Instance.series_id).where(
             Instance.sop_instance_uid == instance.sop_instance_uid
         )
     ).one_or_none()
     if held is not None:
         same = held.sha256 == instance.sha256
         if same:
-            study.purged_at = None  # its content has just come again
+            study.purged_at = None  # its content has just come again, to this node
+            session.execute(update(Instance).where(Instance.id == held.id).values(held_by=instance.held_by))
         return Receipt(
             Outcome.IDENTICAL if same else Outcome.CONFLICTING, study.id, held.series_id, held.path
         )
@@ -220,6 +223,7 @@ def _row(
         path=instance.path,
         received_at=now,
         kept_out=instance.kept_out,
+        held_by=instance.held_by,
     )
 
 

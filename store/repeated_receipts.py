@@ -43,6 +43,7 @@ _COLUMNS = (
     "path",
     "received_at",
     "kept_out",
+    "held_by",
 )
 
 

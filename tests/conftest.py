@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import structlog
 from postgresql_server import NoServer, PostgreSQLServer, started_server
+from s3_server import NoServer as NoS3Server
+from s3_server import S3Server, started_s3
 
 
 @pytest.fixture(autouse=True)
@@ -38,5 +40,16 @@ def postgresql_server() -> Iterator[PostgreSQLServer]:
         try:
             server = running.enter_context(started_server())
         except NoServer as error:
+            pytest.skip(str(error))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server that this session starts; skipped where it cannot."""
+    with ExitStack() as running:
+        try:
+            server = running.enter_context(started_s3())
+        except NoS3Server as error:
             pytest.skip(str(error))
         yield server

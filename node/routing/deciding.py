@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 from node.routing.facts import SeriesFacts, read_series
 from node.routing.matching import route_study
@@ -13,12 +12,13 @@ from store import holdings
 from store.database import Database
 from store.revisions import ReceivingStudy
 from store.routing import Routing
+from store.shared_storage import Storage
 
 
 class Router:
     """Decides by the rules of the configuration; times of day are local to the node."""
 
-    def __init__(self, database: Database, storage: Path, rules: Sequence[Rule]) -> None:
+    def __init__(self, database: Database, storage: Storage, rules: Sequence[Rule]) -> None:
         self._database = database
         self._storage = storage
         self._rules = tuple(rules)

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from node.audit import AuditTrail, open_trail
 from node.configuration import Configuration
 from node.metrics import StoreMetrics
+from node.shared_spool import reachable_storage
 from node.web import destinations, health, login, overview, packages, settings, studies, study
 from node.web.access import SESSION_KEY, Access, Role, kept_secret, open_access
 from node.web.site import Clock, Site, guarded, open_templates
@@ -73,7 +74,8 @@ def build_site(configuration: Configuration, database: Database, now: Clock) -> 
     storage.mkdir(parents=True, exist_ok=True)
     access: Access = open_access(configuration.web, storage)
     trail: AuditTrail = open_trail(configuration.audit, configuration.listener.ae_title)
-    return Site(configuration, database, now, access, trail, open_templates())
+    files = reachable_storage(configuration)
+    return Site(configuration, database, now, access, trail, open_templates(), files)
 
 
 def build_app(site: Site) -> Starlette:

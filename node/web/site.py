@@ -18,6 +18,7 @@ from node.configuration import Configuration
 from node.web import words
 from node.web.access import CSRF_FIELD, Access, Role, User, form_is_ours
 from store.database import Database
+from store.shared_storage import Storage
 
 Clock = Callable[[], datetime]
 
@@ -32,10 +33,12 @@ class Site:
     access: Access
     trail: AuditTrail
     templates: Environment = field(repr=False)
+    files: Storage
+    """What paths in the store are relative to."""
 
     @property
     def storage(self) -> Path:
-        """The folder that paths in the store are relative to."""
+        """The storage folder of this machine."""
         return self.configuration.storage.path
 
     def audit(

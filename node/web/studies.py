@@ -112,7 +112,7 @@ def show(visit: Visit) -> Response:
 
 
 def _listed(visit: Visit, row: StudyRow) -> ListedStudy:
-    identity = identity_of(visit.site.storage / row.path) if visit.sees_names and row.path else None
+    identity = identity_of(visit.site.files / row.path) if visit.sees_names and row.path else None
     return ListedStudy(row, None if row.summary is None else study_verdict(row.summary), identity)
 
 

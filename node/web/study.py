@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
@@ -27,6 +26,7 @@ from node.web.verdict import study_verdict
 from store import admin, overview, queries
 from store.admin import NothingToDo
 from store.ledger import UnknownStudy
+from store.shared_storage import Storage
 from store.states import StudyState
 
 PICTURE_AGE = "private, max-age=86400"
@@ -103,14 +103,14 @@ def show(visit: Visit) -> Response:
     except UnknownStudy:
         return visit.page("message.html", 404, title="No such study", message=f"The node has no study {uid}.")
     visit.audit(Event.INSTANCES_ACCESSED, Action.READ, study=uid)
-    identity = identity_of(visit.site.storage / row.path) if visit.sees_names and row.path else None
+    identity = identity_of(visit.site.files / row.path) if visit.sees_names and row.path else None
     return visit.page(
         "study.html",
         row=row,
         account=account,
         identity=identity,
         verdict=None if row.summary is None else study_verdict(row.summary),
-        pictures=_index(visit.site.storage, folder),
+        pictures=_index(visit.site.files, folder),
         actions=[a for a in ACTIONS.values() if row.state in a.makes_sense],
         done=visit.query("done"),
     )
@@ -126,7 +126,7 @@ def show_picture(visit: Visit) -> Response:
             folder = overview.newest_result_folder(session, row.study_id)
         if folder is None or not wanted:
             return Response(status_code=404)
-        content = read_picture(visit.site.storage / folder / NAME, wanted[0], z)
+        content = read_picture(visit.site.files / f"{folder}/{NAME}", wanted[0], z)
     except (UnknownStudy, NoPictures):
         return Response(status_code=404)
     return Response(content, media_type=MEDIA_TYPES[wanted[0]], headers={"Cache-Control": PICTURE_AGE})
@@ -161,10 +161,10 @@ def act(visit: Visit) -> Response:
     return RedirectResponse(f"/studies/{uid}?done={action.name}", 303)
 
 
-def _index(storage: Path, folder: str | None) -> PictureIndex | None:
+def _index(storage: Storage, folder: str | None) -> PictureIndex | None:
     if folder is None:
         return None
     try:
-        return read_index(storage / folder / NAME)
+        return read_index(storage / f"{folder}/{NAME}")
     except NoPictures:
         return None
