@@ -16,6 +16,9 @@ home=/opt/lungnode
 echo "building lungnode $version for $architecture with $("$python" --version)"
 mkdir -p "$root$home" "$root/DEBIAN"
 "$python" -m venv --copies "$root$home"
+# What an earlier build left in the source folder must not come into the package
+printf '[build]\nbuild_base = %s\n' "$work/build" > "$work/setuptools.cfg"
+export DIST_EXTRA_CONFIG="$work/setuptools.cfg"
 # The virtual environment is built where the package's root is, and told afterwards where it will live
 "$root$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
   --constraint "$source_folder/requirements.lock" ${PIP_ARGUMENTS:-} "$source_folder"
