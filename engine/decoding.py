@@ -62,9 +62,11 @@ def to_hu(
 ) -> npt.NDArray[np.int16]:
     """HU int16 from stored values: stored * slope + intercept, rounded; padding (lowest, highest) becomes -1024."""
     if slope == 1 and float(intercept).is_integer():
-        hu = np.clip(stored.astype(np.int32) + np.int32(intercept), AIR_HU, np.iinfo(np.int16).max)
+        hu: npt.NDArray[Any] = stored.astype(np.int32)
+        hu += np.int32(intercept)
     else:
-        hu = np.clip(np.rint(stored.astype(np.float64) * slope + intercept), AIR_HU, np.iinfo(np.int16).max)
+        hu = np.rint(stored.astype(np.float64) * slope + intercept)
+    np.clip(hu, AIR_HU, np.iinfo(np.int16).max, out=hu)
     result = hu.astype(np.int16)
     if padding is not None:
         lowest, highest = padding

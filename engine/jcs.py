@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.assessment import jcs_patient_rule
+from engine.errors import OutOfDeviceMemory
 from engine.findings import MAP_GRID, JCSFindings
 from engine.heatmaps import normalised, placed
-from engine.lungs import Box, Mask, volume_box
+from engine.lungs import Box, Mask, may_hold_lung, volume_box
 from engine.morphology import grown_by_rectangle
 from engine.packages import JCSMetadata, ModelPackage
-from engine.runners.batches import run_slices
+from engine.runners.batches import Output, run_batches, run_slices
 from engine.runners.interface import Runner
+from engine.volume import Series
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,22 +38,72 @@ def centre_crop(shape: tuple[int, int], fraction: float) -> Box:
     return top, left, top + side, left + side
 
 
-def classify(hu: npt.NDArray[np.int16], with_lung: Mask, system: JCSSystem) -> JCSFindings:
+@dataclass(frozen=True, eq=False)
+class SliceScores:
+    """What the classifier says of slices; it grows.
+
+    probabilities: float32 [Z]. maps: float32 [Z, 64, 64], all 0 for negative slices. seen: bool [Z], slices that were
+    given to the network.
+    """
+
+    probabilities: npt.NDArray[np.float32]
+    maps: npt.NDArray[np.float32]
+    seen: Mask
+
+    @classmethod
+    def none_of(cls, slices: int) -> SliceScores:
+        """Of as many slices, none seen."""
+        maps = np.zeros((slices, *MAP_GRID), dtype=np.float32)
+        return cls(np.zeros(slices, dtype=np.float32), maps, np.zeros(slices, dtype=bool))
+
+
+def classify_ahead(series: Series, lungs_known: Callable[[], bool], system: JCSSystem) -> SliceScores:
+    """Scores of slices that may have lung, as they arrive, until `lungs_known` says that this need not be guessed.
+
+    Raises Undecodable, RunnerFailed.
+    """
+    scores = SliceScores.none_of(series.shape[0])
+    box = _classified_box(series.shape, system)
+    batches = _likely_slices(series, lungs_known, system.batch)
+    with suppress(OutOfDeviceMemory):  # what is too much at once comes later, in smaller batches
+        for slices, output in run_batches(system.runner, "classify", series.wait(()), batches, box):
+            _note(scores, slices, output, box, series.shape, system)
+    return scores
+
+
+def _likely_slices(
+    series: Series, lungs_known: Callable[[], bool], batch: int
+) -> Iterator[npt.NDArray[np.intp]]:
+    likely: list[int] = []
+    for z in range(series.shape[0]):
+        hu = series.wait((z,))
+        if lungs_known():
+            return
+        if may_hold_lung(hu[z], series.geometry):
+            likely.append(z)
+        if len(likely) == batch:
+            yield np.array(likely)
+            likely = []
+    if likely:
+        yield np.array(likely)
+
+
+def classify(
+    hu: npt.NDArray[np.int16], with_lung: Mask, scores: SliceScores, system: JCSSystem
+) -> JCSFindings:
     """The classifier's findings on int16 [Z, Y, X] HU.
 
-    with_lung: bool [Z]; other slices are not given to the network and count as negative.
+    with_lung: bool [Z]; other slices are not given to the network and count as negative. scores: of slices that were
+    classified ahead; the rest are now, and what slices without lung got is dropped.
     """
-    box = centre_crop((hu.shape[1], hu.shape[2]), system.metadata.preprocessing.crop_fraction)
+    box = _classified_box(hu.shape, system)
+    rest = np.flatnonzero(with_lung & ~scores.seen)
+    for slices, output in run_slices(system.runner, "classify", hu, rest, box, system.batch):
+        _note(scores, slices, output, box, hu.shape, system)
+    probabilities = np.where(with_lung, scores.probabilities, np.float32(0))
+    maps = scores.maps
+    maps[~with_lung] = 0
     thresholds = system.metadata.thresholds
-    probabilities = np.zeros(len(hu), dtype=np.float32)
-    maps = np.zeros((len(hu), *MAP_GRID), dtype=np.float32)
-    for slices, output in run_slices(
-        system.runner, "classify", hu, np.flatnonzero(with_lung), box, system.batch
-    ):
-        probabilities[slices] = output.floats("probability", (len(slices),))
-        positive = probabilities[slices] > thresholds.slice
-        raw = output.floats("activation_map", (len(slices), None, None))
-        maps[slices[positive]] = placed(normalised(raw[positive]), box, (hu.shape[1], hu.shape[2]))
     verdict = jcs_patient_rule(
         probabilities, thresholds.patient_count, thresholds.patient_mode, thresholds.slice
     )
@@ -63,6 +117,27 @@ def classify(hu: npt.NDArray[np.int16], with_lung: Mask, system: JCSSystem) -> J
         slice_probabilities=probabilities,
         activation_maps=maps,
     )
+
+
+def _classified_box(shape: tuple[int, ...], system: JCSSystem) -> Box:
+    return centre_crop((shape[1], shape[2]), system.metadata.preprocessing.crop_fraction)
+
+
+def _note(
+    scores: SliceScores,
+    slices: npt.NDArray[np.intp],
+    output: Output,
+    box: Box,
+    shape: tuple[int, ...],
+    system: JCSSystem,
+) -> None:
+    """Write into `scores` what the network gave for `slices`."""
+    found = output.floats("probability", (len(slices),))
+    positive = found > system.metadata.thresholds.slice
+    raw = output.floats("activation_map", (len(slices), None, None))
+    scores.probabilities[slices] = found
+    scores.maps[slices[positive]] = placed(normalised(raw[positive]), box, (shape[1], shape[2]))
+    scores.seen[slices] = True
 
 
 def segment_box(lungs: Mask, system: JCSSystem) -> Box:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,7 +33,8 @@ from engine.packages import JCSMetadata, ModelPackage, read_package
 from engine.runners.interface import RunnerOptions
 from engine.runners.selection import open_runner
 from engine.series_choice import SeriesRules, limit_breaches
-from engine.volume import Volume
+from engine.stopwatch import Stopwatch
+from engine.volume import Series, Volume
 
 LUNG_RIM_MM = 4.0
 """Lesions may reach this far beyond the lungs; what the segmenter marks further out is no lesion."""
@@ -144,63 +145,55 @@ def _stage_name(package: ModelPackage) -> str:
     return f"own_{metadata.name}" if isinstance(metadata, OwnModelMetadata) else metadata.system
 
 
-class _Stopwatch:
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = self._clock()
-        yield
-        self.seconds[name] = self._clock() - start
-
-
 def screen(
-    volume: Volume,
+    volume: Series,
     systems: ScreeningSystems,
     rules: SeriesRules = SeriesRules(),  # noqa: B008 (frozen)
     *,
     always_segment: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Findings:
-    """Screen a volume with both systems and the own models.
+    """Screen a volume, or one that is still being decoded, with both systems and the own models.
 
     JCS classifies every slice with lung, applies the count rule and segments only a positive case (specification
     C; `always_segment` for research); the lesion mask stays within the lungs and their rim of LUNG_RIM_MM.
     M3Lung-Sys gives the patient's class and its location maps. The result depends on volume, packages and precision
-    only, not on batch size or threads.
+    only, not on batch size or threads. What needs no network is done beside them: the lungs are looked for while
+    slices are classified, lesions are measured while M3Lung-Sys looks at the slices. The timings of these stages say
+    only how long was waited for them.
 
-    Raises NotScreenable when the series breaks a limit of `rules` or has no lungs; RunnerFailed when a network fails.
+    Raises NotScreenable when the series breaks a limit of `rules` or has no lungs; Undecodable for a slice that cannot
+    be decoded; RunnerFailed when a network fails.
     """
     if breaches := limit_breaches(volume.geometry, volume.shape, rules):
         raise NotScreenable("not a chest series that can be screened: " + "; ".join(breaches))
-    watch = _Stopwatch(clock)
-    with watch.stage("lungs"):
-        lungs = find_lungs(volume.hu, volume.geometry)
-        if lungs is None:
-            raise NotScreenable("no lungs found in the series")
-        with_lung = slices_with_lung(lungs, volume.geometry)
-        if not with_lung.any():
-            raise NotScreenable("no lungs found in the series")
-    with watch.stage("jcs_classify"):
-        jcs_findings = jcs.classify(volume.hu, with_lung, systems.jcs)
-    with watch.stage("jcs_segment"):
-        mask = np.zeros(volume.shape, dtype=bool)
-        if jcs_findings.positive or always_segment:
-            rim = in_pixels(LUNG_RIM_MM, volume.geometry)
-            mask = jcs.segment(volume.hu, lungs, with_lung, rim, systems.jcs)
-    with watch.stage("m3lung_slices"):
-        outputs = m3lung.classify_slices(volume.hu, lungs, with_lung, systems.m3lung)
-    with watch.stage("m3lung_patient"):
-        m3_findings = m3lung.assess(outputs, systems.m3lung)
-    with watch.stage("lesions"):
-        labels, lesions = label_lesions(mask, volume)
-        lesion_areas = _joined(labels, lungs)
-        lung_ml = lung_volume_ml(lungs, volume.geometry)
-        lesion_ml = sum(lesion.volume_ml for lesion in lesions)
-        shown = _key_slices(lesion_areas, lungs, jcs_findings, m3_findings, systems)
-    own, failures = _own_models(volume, lungs, with_lung, systems, watch)
+    watch = Stopwatch(clock)
+    with ThreadPoolExecutor(1, "beside the networks") as beside:
+        search = beside.submit(_lungs_of, volume)
+        with watch.stage("jcs_classify"):
+            scores = jcs.classify_ahead(volume, search.done, systems.jcs)
+        with watch.stage("lungs"):
+            lungs, with_lung = search.result()
+        whole = volume.whole()
+        with watch.stage("jcs_classify"):
+            jcs_findings = jcs.classify(whole.hu, with_lung, scores, systems.jcs)
+        with watch.stage("jcs_segment"):
+            mask = np.zeros(whole.shape, dtype=bool)
+            if jcs_findings.positive or always_segment:
+                rim = in_pixels(LUNG_RIM_MM, whole.geometry)
+                mask = jcs.segment(whole.hu, lungs, with_lung, rim, systems.jcs)
+        measuring = beside.submit(label_lesions, mask, whole)
+        with watch.stage("m3lung_slices"):
+            outputs = m3lung.classify_slices(whole.hu, lungs, with_lung, systems.m3lung)
+        with watch.stage("m3lung_patient"):
+            m3_findings = m3lung.assess(outputs, systems.m3lung)
+        with watch.stage("lesions"):
+            labels, lesions = measuring.result()
+            lesion_areas = _joined(labels, lungs)
+            lung_ml = lung_volume_ml(lungs, whole.geometry)
+            lesion_ml = sum(lesion.volume_ml for lesion in lesions)
+            shown = _key_slices(lesion_areas, lungs, jcs_findings, m3_findings, systems)
+    own, failures = _own_models(whole, lungs, with_lung, systems, watch)
     return Findings(
         jcs=jcs_findings,
         m3lung=m3_findings,
@@ -217,8 +210,18 @@ def screen(
     )
 
 
+def _lungs_of(series: Series) -> tuple[Mask, Mask]:
+    """The lungs bool [Z, Y, X] and which slices have some, bool [Z]. Raises NotScreenable, Undecodable."""
+    whole = series.whole()
+    lungs = find_lungs(whole.hu, whole.geometry)
+    with_lung = None if lungs is None else slices_with_lung(lungs, whole.geometry)
+    if lungs is None or with_lung is None or not with_lung.any():
+        raise NotScreenable("no lungs found in the series")
+    return lungs, with_lung
+
+
 def _own_models(
-    volume: Volume, lungs: Mask, with_lung: Mask, systems: ScreeningSystems, watch: _Stopwatch
+    volume: Volume, lungs: Mask, with_lung: Mask, systems: ScreeningSystems, watch: Stopwatch
 ) -> tuple[tuple[OwnModelFindings, ...], tuple[OwnModelFailure, ...]]:
     """What the own models say, and which of them could not."""
     findings, failures = [], list(systems.own_model_failures)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +90,28 @@ class Geometry:
         )
 
 
+class Series(Protocol):
+    """A Volume, or one whose slices are still arriving (`engine.arriving.ArrivingVolume`)."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """As in Volume."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """As in Volume."""
+        ...
+
+    def wait(self, slices: Sequence[int]) -> npt.NDArray[np.int16]:
+        """The HU int16 [Z, Y, X], of which at least `slices` are there by then. Raises Undecodable."""
+        ...
+
+    def whole(self) -> Volume:
+        """The volume with all of its slices. Raises Undecodable."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One CT series, ready to be screened.
@@ -111,6 +135,14 @@ class Volume:
     def shape(self) -> tuple[int, int, int]:
         z, y, x = self.hu.shape
         return z, y, x
+
+    def wait(self, slices: Sequence[int]) -> npt.NDArray[np.int16]:
+        """As `Series.wait`: all slices are there."""
+        return self.hu
+
+    def whole(self) -> Volume:
+        """As `Series.whole`: itself."""
+        return self
 
     def header_of(self, z: int) -> Dataset:
         """The source header of slice `z`."""

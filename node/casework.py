@@ -6,8 +6,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
@@ -17,10 +16,11 @@ from typing import Any
 from engine.engine_cache import EngineRecord
 from engine.errors import PackageInvalid
 from engine.findings import Findings
-from engine.loading import load_series
+from engine.loading import open_series
 from engine.packages import read_package
 from engine.runners.interface import EngineOptions, RunnerOptions
 from engine.series_choice import SeriesRules
+from engine.stopwatch import Stopwatch
 from engine.summary import findings_summary
 from engine.volume import Volume
 from node.configuration import Configuration
@@ -114,17 +114,19 @@ class Casework:
         Raises engine.errors.NotScreenable, engine.errors.Undecodable, engine.errors.RunnerFailed,
         reporting.VerificationError, and Interrupted when `stopping` says so between two stages.
         """
-        loading: dict[str, float] = {}
-        with _timed("load", loading, clock):
-            volume = load_series(paths, self.rules)
-        _check(stopping)
-        findings = self.executor.screen(volume, self.rules, clock=_watched(clock, stopping))
-        _check(stopping)
-        summary = findings_summary(findings, loading) | {"series_choice": volume.series_choice}
+        loading = Stopwatch(clock)
+        with loading.stage("load"):
+            series = open_series(paths, self.rules)
+        with series:
+            _check(stopping)
+            findings = self.executor.screen(series, self.rules, clock=_watched(clock, stopping))
+            _check(stopping)
+            volume = series.whole()
+        summary = findings_summary(findings, loading.seconds) | {"series_choice": volume.series_choice}
         earlier = priors(summary)
         if (told := earlier.as_summary(summary)) is not None:
             summary["prior"] = told
-        with _timed("build", summary["timings_s"], clock):
+        with Stopwatch(clock, summary["timings_s"]).stage("build"):
             context = self._context(occasion(volume), earlier.comparison)
             objects = build(findings, volume, context, self.kinds)
         return Case(volume, findings, objects, summary)
@@ -250,13 +252,6 @@ def wanted_kinds(configuration: Configuration) -> tuple[ObjectKind, ...]:
         return ("seg", "gsps", "pm", "sr")
     wanted = {kind for kinds in configuration.destination_objects.values() for kind in kinds}
     return with_fallbacks(wanted)
-
-
-@contextmanager
-def _timed(stage: str, seconds: dict[str, float], clock: Callable[[], float]) -> Iterator[None]:
-    start = clock()
-    yield
-    seconds[stage] = clock() - start
 
 
 def _check(stopping: Callable[[], bool]) -> None:

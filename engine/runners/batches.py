@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from engine.errors import OutOfDeviceMemory, RunnerFailed
 from engine.lungs import Box
-from engine.runners.interface import Runner
+from engine.runners.interface import Runner, Tensors
 
 T = TypeVar("T")
 Indices = npt.NDArray[np.intp]
@@ -56,13 +57,34 @@ def run_slices(
 
     A runner that is out of memory gets half as many slices from there on. Raises RunnerFailed.
     """
-    top, left, bottom, right = box
 
     def each(batches: Iterable[Indices]) -> Iterator[Output]:
-        crops = ({"hu": np.ascontiguousarray(hu[some, top:bottom, left:right])} for some in batches)
-        return (Output(graph, tensors) for tensors in runner.run_each(graph, crops))
+        return (output for _, output in run_batches(runner, graph, hu, batches, box))
 
     return in_batches(each, indices, batch)
+
+
+def run_batches(
+    runner: Runner, graph: str, hu: npt.NDArray[np.int16], batches: Iterable[Indices], box: Box
+) -> Iterator[tuple[Indices, Output]]:
+    """As `run_slices`, for batches that are not known before: they are taken as calls become free.
+
+    Raises RunnerFailed, and OutOfDeviceMemory for a batch that is too large.
+    """
+    under_way: deque[Indices] = deque()
+
+    def crops() -> Iterator[Tensors]:
+        for some in batches:
+            under_way.append(some)
+            yield _cropped(hu, some, box)
+
+    for tensors in runner.run_each(graph, crops()):
+        yield under_way.popleft(), Output(graph, tensors)
+
+
+def _cropped(hu: npt.NDArray[np.int16], some: Indices, box: Box) -> Tensors:
+    top, left, bottom, right = box
+    return {"hu": np.ascontiguousarray(hu[some, top:bottom, left:right])}
 
 
 def in_batches(

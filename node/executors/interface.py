@@ -9,7 +9,7 @@ from typing import Protocol
 
 from engine.findings import Findings, PackageReference
 from engine.series_choice import SeriesRules
-from engine.volume import Volume
+from engine.volume import Series
 
 
 class Executor(Protocol):
@@ -26,7 +26,7 @@ class Executor(Protocol):
         ...
 
     def screen(
-        self, volume: Volume, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
+        self, volume: Series, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
     ) -> Findings:
         """As `engine.screening.screen`; waits while everything is busy. Raises NotScreenable, RunnerFailed."""
         ...

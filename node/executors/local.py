@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from engine.findings import Findings, PackageReference
 from engine.screening import ScreeningSystems, screen
 from engine.series_choice import SeriesRules
-from engine.volume import Volume
+from engine.volume import Series
 
 
 class LocalExecutor:
@@ -28,7 +28,7 @@ class LocalExecutor:
         return self._systems.descriptions
 
     def screen(
-        self, volume: Volume, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
+        self, volume: Series, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
     ) -> Findings:
         with self._busy:
             return screen(volume, self._systems, rules, clock=clock)

@@ -35,7 +35,7 @@ from engine.findings import Findings, PackageReference
 from engine.runners.interface import RunnerOptions
 from engine.screening import open_systems, screen
 from engine.series_choice import SeriesRules
-from engine.volume import Volume
+from engine.volume import Series, Volume
 from node.executors.shipping import (
     ShippedFindings,
     ShippedPackage,
@@ -134,12 +134,12 @@ class RayExecutor:
         return self._known.descriptions
 
     def screen(
-        self, volume: Volume, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
+        self, volume: Series, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
     ) -> Findings:
         begin = clock()
         lost = 0
         actor = self._take()
-        shipped = ray.put(without_headers(volume))
+        shipped = ray.put(without_headers(volume.whole()))
         while True:
             try:
                 answer: ShippedFindings = ray.get(actor.screen.remote(shipped, rules))
