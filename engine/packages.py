@@ -27,12 +27,14 @@ class JCSPreprocessing(Section):
 
     crop, crop_fraction: `classify` gets the centred square of `crop_fraction` times the shorter side.
     segment_crop: `segment` gets whole slices, or the lungs' box of the series with `segment_margin` pixels.
+    pictures_squeezed: of figures, which only an evaluation sees, `classify` gets `crop_fraction` of both sides instead.
     """
 
     crop: Literal["centre"] = "centre"
     crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875
     segment_crop: Literal["slice", "lungs"] = "slice"
     segment_margin: Annotated[int, Field(ge=0, le=200)] = 10
+    pictures_squeezed: bool = False
 
 
 class JCSThresholds(Section):

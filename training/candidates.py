@@ -38,6 +38,7 @@ class Candidate:
 
     `graphs`: what it can do; `run(graph, input)` gives outputs by name. `sha256`: of the package, or of the weights
     of a training. `segment_margin`: the segmenter sees the lungs' box with so many pixels around, None whole slices.
+    `pictures_squeezed`: of pictures of unknown window JCS sees `crop_fraction` of both sides instead of a square.
     """
 
     name: str
@@ -54,10 +55,13 @@ class Candidate:
     nonparametric: float = 0.99
     window_fusion: WindowFusion = "scores"
     segment_margin: int | None = None
+    pictures_squeezed: bool = False
 
     def crop(self, hu: Array, item: Item, boxes: LungBoxes) -> Array | None:
         """The part of a slice [H, W] that a classifier sees; None where there is no lung in it."""
         if self.system == "jcs":
+            if self.pictures_squeezed and not item.calibration.exact:
+                return _middle(hu, self.crop_fraction)
             top, left, bottom, right = centre_crop((hu.shape[0], hu.shape[1]), self.crop_fraction)
             return hu[top:bottom, left:right]
         box = boxes.of(item, hu, self.margin)
@@ -74,6 +78,12 @@ class Candidate:
             seen = self.run("segment", hu[None, top:bottom, left:right])["lesion_probability"][0]
             probability[top:bottom, left:right] = seen / np.float32(255)
         return probability
+
+
+def _middle(hu: Array, fraction: float) -> Array:
+    """The middle of a slice, `fraction` of each side."""
+    top, left = (round(side * (1 - fraction) / 2) for side in hu.shape)
+    return hu[top : hu.shape[0] - top, left : hu.shape[1] - left]
 
 
 def open_candidate(path: Path) -> Candidate:
@@ -106,6 +116,7 @@ def _packaged(path: Path) -> Candidate:
             segment_margin=metadata.preprocessing.segment_margin
             if metadata.preprocessing.segment_crop == "lungs"
             else None,
+            pictures_squeezed=metadata.preprocessing.pictures_squeezed,
         )
     if not isinstance(metadata, M3Metadata):
         raise PackageInvalid(
@@ -149,6 +160,7 @@ def _trained(path: Path) -> Candidate:
         crop_fraction=fraction,
         margin=recipe.image.lung_margin,
         segment_margin=recipe.image.lung_margin if graph == "segment" and recipe.image.lung_crop else None,
+        pictures_squeezed=recipe.image.pictures_squeezed,
     )
 
 

@@ -86,6 +86,7 @@ def package_jcs(
         "preprocessing": {
             "crop": "centre",
             "crop_fraction": image.size / (image.shorter_side or image.size),
+            **({"pictures_squeezed": True} if image.pictures_squeezed else {}),
             **({"segment_crop": "lungs", "segment_margin": lesions.lung_margin} if lesions.lung_crop else {}),
         },
         "classes": ["not_infected", "covid19"],

@@ -32,6 +32,8 @@ class Image(_Section):
 
     `lung_crop`: the lung box in place of the whole slice. `lung_scope`: `slice` finds it in each slice by itself, as
     printed; `volume` takes the box of the whole series that the data set names, as serving does.
+    `pictures_squeezed` (with free views): of pictures of unknown window the same share of both sides is seen, squeezed,
+    rather than a square: most are wider than high, and a square of them lacks the sides of the lungs.
     """
 
     size: Count
@@ -41,6 +43,7 @@ class Image(_Section):
     lung_crop: bool = False
     lung_margin: Annotated[int, Field(ge=0)] = 10
     lung_scope: Literal["slice", "volume"] = "slice"
+    pictures_squeezed: bool = False
 
 
 class Augmentation(_Section):

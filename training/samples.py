@@ -127,6 +127,8 @@ def _crop_view(item: Item, shape: tuple[int, ...], image: Image, training: bool)
     row, column = item.spacing or (1.0, 1.0)
     # In training the whole square is the frame that parts are taken from.
     fraction = 1.0 if training else image.size / image.shorter_side
+    if image.pictures_squeezed and not item.calibration.exact:
+        return View(half=(fraction, fraction))
     return centred_square(shape[1] * column / (shape[0] * row), fraction)
 
 
@@ -136,7 +138,7 @@ def _drawn_view(crop: View, recipe: Recipe, rng: np.random.Generator) -> View:
         return random_part(WHOLE, augmentation.zoom, augmentation.stretch, rng)
     if recipe.image.lung_crop:
         return moved_edges(crop, augmentation.edges, rng)
-    return random_part(crop, augmentation.zoom, 0.0, rng)
+    return random_part(crop, augmentation.zoom, augmentation.stretch, rng)
 
 
 def _window(image: Image, rng: np.random.Generator | None) -> tuple[float, float]:

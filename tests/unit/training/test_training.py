@@ -419,6 +419,19 @@ def test_a_sample_without_augmentation_is_the_centred_crop(tmp_path: Path) -> No
     assert sample["mask"][0, 0].tolist() == [0.0] * 10 + [1.0] * 10
 
 
+def test_pictures_are_seen_whole_where_the_recipe_says_so(tmp_path: Path) -> None:
+    whole = (
+        "image.shorter_side=40",
+        "image.size=20",
+        "image.pictures_squeezed=true",
+        "augmentation.free_view=true",
+    )
+    sample = sample_of(tmp_path, load_recipe("jcs-classifier", whole), training=False)
+    middles = (torch.arange(20) + 0.5) * 3 - 0.5
+    assert torch.allclose(sample["grey"][0, 0], middles * 4 / 255, atol=1e-5)
+    assert sample["mask"][0, 0].tolist() == [0.0] * 10 + [1.0] * 10
+
+
 def test_image_and_mask_are_augmented_alike_and_repeatably(tmp_path: Path) -> None:
     recipe = load_recipe("jcs-classifier", ("image.shorter_side=40", "image.size=20"))
     seen = set()
