@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import openvino as ov
-from openvino import opset13 as ops
+
+from engine.openvino_offline import opset13 as ops
+from engine.openvino_offline import ov
 
 Planes = tuple[Any, ...]
 """The channels of a tensor [N, C, H, W], each an ov.Output of [N, H, W]."""

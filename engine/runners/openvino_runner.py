@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from engine.errors import RunnerFailed
 from engine.openvino_graph import in_planes
+from engine.openvino_offline import ov
 from engine.packages import ModelPackage
 from engine.recipes import Backend, BuildPrecision, Profile
 from engine.runners.interface import Results, RunnerOptions, Tensors
