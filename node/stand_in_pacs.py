@@ -95,10 +95,11 @@ def free_port() -> int:
 class StorageSCP:
     """A Storage SCP in threads of this process; a file an instance in `folder`."""
 
-    def __init__(self, folder: Path, ae_title: str = "STANDIN", port: int = 0) -> None:
+    def __init__(self, folder: Path, ae_title: str = "STANDIN", port: int = 0, host: str = LOOPBACK) -> None:
         self.name = "stand-in PACS (pynetdicom)"
         self.ae_title = ae_title
         self.port = port
+        self._host = host
         self._folder = folder
         self._server: Any = None
 
@@ -111,7 +112,7 @@ class StorageSCP:
             build_context(_VERIFICATION),
         ]
         self._server = entity.start_server(
-            (LOOPBACK, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
+            (self._host, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
         )
         self.port = self._server.server_address[1]
         return self

@@ -8,246 +8,23 @@ table there is written anew.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from pynetdicom import AE
-from sqlalchemy import select
+from killed_parts import PROGRAM, Tally, World, a_slice, settings_of, write_table
+from postgresql_server import NoServer as NoPostgreSQL
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from s3_server import NoServer as NoS3
+from two_machines import NoNamespaces, TwoMachines, in_namespaces, on_loopback
 
 from node.stand_in_pacs import StorageSCP, free_port
-from store.database import Database, open_database
+from store.database import open_database
 from store.migrations import upgrade
-from store.models import Delivery, Instance, Result, Revision, Screening, Study
-from store.states import StudyState
-
-PROGRAM = Path(__file__).with_name("dying_part.py")
-ENDED = (StudyState.DELIVERED, StudyState.SKIPPED, StudyState.FAILED)
-MODELS = Path(__file__).resolve().parents[2] / "models"
-PATIENCE_S = 240.0
-TABLE = ("<!-- kill table: begin -->", "<!-- kill table: end -->")
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Where a part gets its signal: before or after the nth call of a function."""
-
-    function: str
-    when: str
-    nth: int = 1
-    signal: int = signal.SIGKILL
-
-
-@dataclass
-class Tally:
-    """One row of the table."""
-
-    fault: str
-    done: str
-    store: str
-    tried: int = 0
-    acknowledged: int = 0
-    lost: int = 0
-    doubled: int = 0
-
-
-@dataclass
-class World:
-    """Listener, worker and delivery as processes, and what was sent to them."""
-
-    folder: Path
-    pacs: StorageSCP
-    pacs_folder: Path
-    port: int
-    database: Database
-    store: str
-    rows: dict[tuple[str, str], Tally]
-    new_database: Callable[[], str]
-    parts: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    deaths: Counter[str] = field(default_factory=Counter)
-    acknowledged: set[str] = field(default_factory=set)
-    armed: set[str] = field(default_factory=set)
-
-    def tally(self, fault: str, done: str) -> Tally:
-        """The row of a fault in the table."""
-        return self.rows.setdefault((fault, self.store), Tally(fault, done, self.store))
-
-    def start(self, part: str, edge: Edge | None = None, name: str | None = None) -> None:
-        """Start a part and wait until it is ready, or dead at its edge."""
-        arguments = [] if edge is None else [edge.function, edge.when, str(edge.nth), str(int(edge.signal))]
-        with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), part, str(self.folder / "config.yaml"), *arguments],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        self.parts[name or part] = process
-        if edge is not None:
-            self.armed.add(name or part)
-        ready = self.folder / f"{part}-{process.pid}.ready"
-        self.until(lambda: ready.exists() or process.poll() is not None, f"{part} is ready")
-
-    def run(self, *names: str) -> None:
-        """Let exactly these parts run, none of them with an edge to die at."""
-        for name in [n for n in self.parts if n not in names or n in self.armed]:
-            self.stop(name)
-        for name in names:
-            if name not in self.parts:
-                self.start(name)
-
-    def is_ready(self, part: str) -> bool:
-        """Whether a part runs and has said that it is ready."""
-        process = self.parts.get(part)
-        if process is None or process.poll() is not None:
-            return False
-        return (self.folder / f"{part}-{process.pid}.ready").exists()
-
-    def stop(self, name: str) -> None:
-        """Stop a part as an admin would."""
-        process = self.parts.pop(name)
-        self.armed.discard(name)
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def revive(self) -> None:
-        """Start every part again that was killed, as a service manager would. Another end is an error."""
-        for name, process in list(self.parts.items()):
-            code = process.poll()
-            if code is None:
-                continue
-            assert code == -signal.SIGKILL, f"{name} ended with {code}: {self.log()}"
-            self.deaths[name] += 1
-            self.armed.discard(name)
-            self.start(name)
-
-    def until(self, condition: Callable[[], Any], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < deadline, f"waited in vain until {what}: {self.log()}"
-            time.sleep(0.02)
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text(errors="replace")[-6000:]
-
-    def send(self, instances: list[Dataset]) -> None:
-        """Send as a PACS does: what is not acknowledged is sent again until it is."""
-        waiting = list(instances)
-        deadline = time.monotonic() + PATIENCE_S
-        while waiting:
-            assert time.monotonic() < deadline, f"not acknowledged: {len(waiting)}; {self.log()}"
-            self.revive()
-            waiting = self._send_once(waiting)
-
-    def _send_once(self, waiting: list[Dataset]) -> list[Dataset]:
-        ae = AE("SENDER")
-        ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
-        association = ae.associate("127.0.0.1", self.port, ae_title="LUNGNODE")
-        for position, instance in enumerate(waiting):
-            if not association.is_established:
-                return waiting[position:]
-            try:
-                status = association.send_c_store(instance).get("Status")
-            except RuntimeError:
-                return waiting[position:]
-            if status == 0x0000:
-                self.acknowledged.add(str(instance.SOPInstanceUID))
-            elif status is None:
-                return waiting[position:]
-        if association.is_established:
-            association.release()
-        return [i for i in waiting if str(i.SOPInstanceUID) not in self.acknowledged]
-
-    def await_end(self, study: str) -> None:
-        """Wait until a study has ended, whatever dies on the way."""
-
-        def ended() -> bool:
-            self.revive()
-            with self.database.read() as session:
-                return session.scalar(select(Study.state).where(Study.study_instance_uid == study)) in ENDED
-
-        self.until(ended, f"study {study} ended")
-
-    def await_death(self, part: str, before: int) -> None:
-        """Wait until a part has died once more than `before` times: a fault that was not met proves nothing."""
-
-        def died() -> bool:
-            self.revive()
-            return self.deaths[part] > before
-
-        self.until(died, f"the {part} dies at its edge")
-
-    def check(self, study: str, sent: list[Dataset], tally: Tally) -> None:
-        """Count what of a study is lost or doubled, and fail where anything is."""
-        acknowledged = {str(i.SOPInstanceUID) for i in sent} & self.acknowledged
-        lost = acknowledged - self._safe()
-        doubled = self._doubled(study)
-        tally.tried += 1
-        tally.acknowledged += len(acknowledged)
-        tally.lost += len(lost)
-        tally.doubled += len(doubled)
-        assert not lost, f"acknowledged and lost: {lost}"
-        assert not doubled, f"doubled: {doubled}"
-        with self.database.read() as session:
-            row = session.scalars(select(Study).where(Study.study_instance_uid == study)).one()
-            assert row.state is StudyState.DELIVERED, row.reason
-            assert row.instance_count == len(sent)
-            results = set(
-                session.scalars(
-                    select(Result.sop_instance_uid)
-                    .join(Delivery, Delivery.result_id == Result.id)
-                    .join(Screening, Screening.id == Result.screening_id)
-                    .join(Revision, Revision.id == Screening.revision_id)
-                    .where(Revision.study_id == row.id)
-                )
-            )
-        held = {str(item.sop_instance_uid) for item in self.pacs.instances(study)}
-        assert held == results, "the PACS holds other objects than were to be delivered"
-
-    def _safe(self) -> set[str]:
-        """UIDs of instances whose row is there and whose file has the content that the row says."""
-        with self.database.read() as session:
-            rows = session.execute(select(Instance.sop_instance_uid, Instance.path, Instance.sha256)).all()
-        storage = self.folder / "storage"
-        return {
-            uid
-            for uid, path, sha256 in rows
-            if (storage / path).is_file()
-            and hashlib.sha256((storage / path).read_bytes()).hexdigest() == sha256
-        }
-
-    def _doubled(self, study: str) -> list[str]:
-        """Kinds of object of which a revision has more than one, in the store."""
-        with self.database.read() as session:
-            rows = session.execute(
-                select(Revision.number, Result.kind)
-                .join(Screening, Screening.id == Result.screening_id)
-                .join(Revision, Revision.id == Screening.revision_id)
-                .join(Study, Study.id == Revision.study_id)
-                .where(Study.study_instance_uid == study)
-            ).all()
-        return [f"{kind} of revision {number}" for (number, kind), n in Counter(rows).items() if n > 1]
-
 
 STORES = ("sqlite", "postgresql")
 QUICK_ON_POSTGRESQL = "between commit and answer"
@@ -294,7 +71,7 @@ def world(
     url = new_database()
     with StorageSCP(tmp_path / "pacs") as pacs:
         port = free_port()
-        settings = _settings(tmp_path, url, port, pacs)
+        settings = settings_of(tmp_path, url, port, pacs)
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
         (tmp_path / "log").touch()
         upgrade(url)
@@ -307,24 +84,20 @@ def world(
         database.close()
 
 
-def _settings(folder: Path, url: str, port: int, pacs: StorageSCP) -> dict[str, Any]:
-    destination = {
-        "name": "pacs",
-        "ae_title": pacs.ae_title,
-        "host": "127.0.0.1",
-        "port": pacs.port,
-        "commitment": {"ask": "off"},
-    }
-    return {
-        "listener": {"port": port, "share_port": True},
-        "storage": {"path": str(folder / "storage"), "reserve_mb": 0},
-        "database": {"url": url},
-        "completeness": {"quiet_seconds": 1.0, "max_wait_seconds": 60},
-        "destinations": [destination],
-        "models": [str(MODELS / "jcs-compact"), str(MODELS / "m3lung-compact")],
-        "worker": {"poll_seconds": 0.05, "lease_seconds": 4, "max_attempts": 5},
-        "delivery": {"poll_seconds": 0.05, "first_retry_seconds": 0.2, "max_retry_seconds": 1},
-    }
+@pytest.fixture(scope="module", params=["on one machine", "networks of their own"])
+def two_machines(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tallies: dict[tuple[str, str], Tally],
+) -> Iterator[TwoMachines]:
+    """Two nodes without a disk in common, PostgreSQL and S3 beside them; in two network namespaces where asked."""
+    opened = on_loopback if request.param == "on one machine" else in_namespaces
+    with ExitStack() as running:
+        try:
+            made = running.enter_context(opened(tmp_path_factory.mktemp("machines"), tallies))
+        except (NoNamespaces, NoPostgreSQL, NoS3) as error:
+            pytest.skip(str(error))
+        yield made
 
 
 @pytest.fixture
@@ -333,31 +106,9 @@ def study() -> Callable[..., tuple[str, list[Dataset]]]:
 
     def make(slices: int = 12, size: int = 256) -> tuple[str, list[Dataset]]:
         uid = generate_uid()
-        return str(uid), [_slice(str(uid), number, size) for number in range(1, slices + 1)]
+        return str(uid), [a_slice(str(uid), number, size) for number in range(1, slices + 1)]
 
     return make
-
-
-def _slice(study: str, number: int, size: int) -> Dataset:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = CTImageStorage
-    dataset.StudyInstanceUID = study
-    dataset.SeriesInstanceUID = f"{study[:58]}.1"
-    dataset.SOPInstanceUID = f"{study[:56]}.1.{number}"
-    dataset.Modality = "CT"
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.PatientID = "4711"
-    dataset.InstanceNumber = number
-    dataset.ImagePositionPatient = [0, 0, number]
-    dataset.Rows = dataset.Columns = size
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit, dataset.PixelRepresentation = 15, 1
-    pixels = np.random.default_rng(number).integers(0, 2000, (size, size), dtype=np.int16)
-    dataset.PixelData = pixels.tobytes()
-    return dataset
 
 
 @pytest.fixture(scope="session")
@@ -367,25 +118,4 @@ def tallies() -> Iterator[dict[tuple[str, str], Tally]]:
     yield rows
     target = os.environ.get("LUNGNODE_RELIABILITY_TABLE")
     if target and rows:
-        _write_table(Path(target), rows)
-
-
-def _write_table(path: Path, rows: dict[tuple[str, str], Tally]) -> None:
-    """Write the rows of this session into the table; rows of tests that did not run stay."""
-    head = (
-        "| fault | what was done | store | times tried | instances acknowledged | lost | results doubled |\n"
-        "|---|---|---|--:|--:|--:|--:|\n"
-    )
-    begin, end = TABLE
-    text = path.read_text(encoding="utf-8")
-    before, rest = text.split(begin)
-    table, after = rest.split(end)
-    lines = {}
-    for line in [line for line in table.splitlines()[3:] if line.startswith("|")]:
-        fault, _, store, *_ = [cell.strip() for cell in line.split("|")[1:-1]]
-        lines[fault, store] = line
-    for key, row in rows.items():
-        numbers = f"{row.tried} | {row.acknowledged} | {row.lost} | {row.doubled}"
-        lines[key] = f"| {row.fault} | {row.done} | {row.store} | {numbers} |"
-    body = "".join(f"{line}\n" for line in lines.values())
-    path.write_text(f"{before}{begin}\n{head}{body}{end}{after}", encoding="utf-8")
+        write_table(Path(target), rows)

@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from node.configuration import Configuration
 from node.parts import _part, utc_now
+from node.shared_spool import shared_storage
 from node.worker import Worker
 from reporting.context import ResultObject
 
@@ -95,11 +96,8 @@ def an_object(kind: str, study: str, digest: str) -> Dataset:
 class LightWorker(Worker):
     """The worker without pictures for people: there is nothing to see."""
 
-    def _picture(self, folder: str, case: Any) -> None:
-        """No pictures for the page."""
-
-    def _draw(self, case: Any, folder: str) -> None:
-        """No overview."""
+    def _draw(self, what: str, draw: Callable[[], None]) -> None:
+        """No pictures for people."""
 
 
 def run_light_worker(configuration: Configuration, stop: Any, ready: Callable[[], None]) -> None:
@@ -114,6 +112,7 @@ def run_light_worker(configuration: Configuration, stop: Any, ready: Callable[[]
             lease=timedelta(seconds=configuration.worker.lease_seconds),
             max_attempts=configuration.worker.max_attempts,
             clock=utc_now,
+            shared=shared_storage(configuration),
         )
         ready()
         worker.run(stop, configuration.worker.poll_seconds)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import datetime
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from killed_parts import PROGRAM, Edge
 from sqlalchemy import select
 
 from node.phantom import phantom_study, phantom_volume
@@ -25,6 +24,7 @@ from store.models import Transition
 PARTS = ("listener", "worker", "delivery")
 TIMES = int(os.environ.get("LUNGNODE_KILL_TIMES", "1"))
 ROUNDS = int(os.environ.get("LUNGNODE_KILL_ROUNDS", "3"))
+SEED = int(os.environ.get("LUNGNODE_KILL_SEED", "7"))
 
 FEW = (
     "between rename and commit",
@@ -72,7 +72,7 @@ def test_killed_at_an_edge(
     when: str,
     nth: int,
 ) -> None:
-    edge = conftest(world).Edge(function, when, nth)
+    edge = Edge(function, when, nth)
     tally = world.tally(fault, f"SIGKILL of the {part}")
     for _ in range(TIMES):
         before = world.deaths[part]
@@ -83,11 +83,6 @@ def test_killed_at_an_edge(
         world.await_end(uid)
         world.await_death(part, before)
         world.check(uid, instances, tally)
-
-
-def conftest(world: Any) -> Any:
-    """The module of the fixtures, which no test can import by name."""
-    return sys.modules[type(world).__module__]
 
 
 @pytest.mark.slow
@@ -103,37 +98,8 @@ def test_killed_at_any_time(
 ) -> None:
     """Any part, at random times, while studies come in and until they have ended."""
     tally = world.tally(fault, "SIGKILL at random times")
-    seed = int(os.environ.get("LUNGNODE_KILL_SEED", "7"))
-    chance = random.Random(seed)
-    world.run(*parts)
-    before = world.deaths.total()
-    over = threading.Event()
-
-    def killer() -> None:
-        kills = 0
-        while kills < 2 * ROUNDS and not over.wait(chance.uniform(0.0, 1.0)):
-            part = chance.choice(parts)
-            if world.is_ready(part):  # killed while it starts it would never come to anything
-                world.parts[part].kill()
-                kills += 1
-
-    thread = threading.Thread(target=killer)
-    thread.start()
-    studies = []
-    try:
-        for _ in range(ROUNDS):
-            uid, instances = study(slices=6, size=128)
-            studies.append((uid, instances))
-            world.send(instances)
-        for uid, _ in studies:
-            world.await_end(uid)
-    finally:
-        over.set()
-        thread.join()
-    for uid, instances in studies:
-        world.await_end(uid)
-        world.check(uid, instances, tally)
-    assert world.deaths.total() > before, f"nothing was killed with seed {seed}"
+    studies = [study(slices=6, size=128) for _ in range(ROUNDS)]
+    world.outlive_random_kills(parts, studies, tally, SEED)
 
 
 @pytest.mark.slow
@@ -144,9 +110,7 @@ def test_a_worker_that_hangs_is_taken_over_and_its_late_result_refused(
         "a worker hangs in the middle of inference", "SIGSTOP; another worker takes over; SIGCONT"
     )
     world.run("listener", "delivery")
-    world.start(
-        "worker", conftest(world).Edge("light_casework:infer", "before", 1, signal.SIGSTOP), name="hung"
-    )
+    world.start("worker", Edge("light_casework:infer", "before", 1, signal.SIGSTOP), name="hung")
     uid, instances = study()
     world.send(instances)
     world.until(lambda: is_stopped(world.parts["hung"].pid), "the worker hangs")
@@ -168,7 +132,7 @@ def is_stopped(pid: int) -> bool:
 def test_killed_with_the_real_networks(world: Any) -> None:
     """What the light casework stands for elsewhere: a phantom, both packages, every result object."""
     tally = world.tally("in the middle of inference, the real networks", "SIGKILL of the worker")
-    edge = conftest(world).Edge("engine.runners.openvino_runner:OpenVINORunner.run_each", "after", 2)
+    edge = Edge("engine.runners.openvino_runner:OpenVINORunner.run_each", "after", 2)
     before = world.deaths["screening-worker"]
     world.run("listener", "delivery")
     world.start("screening-worker", edge)
@@ -190,7 +154,7 @@ def test_killed_during_a_migration(world: Any, nth: int) -> None:
     file = world.folder / f"other-{nth}.yaml"
     file.write_text(yaml.safe_dump(settings))
     edge = ["alembic.op:create_table", "after", str(nth), str(int(signal.SIGKILL))]
-    command = [sys.executable, str(conftest(world).PROGRAM), "migration", str(file), *edge]
+    command = [sys.executable, str(PROGRAM), "migration", str(file), *edge]
     died = subprocess.run(command, capture_output=True, timeout=240, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
     engine = create_store_engine(url)

@@ -21,20 +21,26 @@ class NoServer(Exception):
 
 @dataclass(frozen=True)
 class PostgreSQLServer:
-    """A server of these tests on a socket in `folder`. user: the command that becomes the user it runs as."""
+    """A server of these tests on a socket in `folder`. user: the command that becomes the user it runs as.
+
+    hosts, port: addresses that it listens on, too, without asking for a password.
+    """
 
     folder: Path
     programs: Path
     user: list[str]
+    hosts: tuple[str, ...] = ()
+    port: int = 5432
 
     @property
     def url(self) -> str:
         """URL of its database `postgres`."""
-        return f"postgresql+psycopg://lungnode@/postgres?host={self.folder}"
+        return f"postgresql+psycopg://lungnode@/postgres?host={self.folder}&port={self.port}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = f"-c listen_addresses='' -c unix_socket_directories={self.folder} -c fsync=off"
+        listening = f"-c listen_addresses='{','.join(self.hosts)}' -p {self.port}"
+        options = f"{listening} -c unix_socket_directories={self.folder} -c fsync=off"
         self._control("-w", "-l", self.folder / "log", "-o", options, "start")
 
     def stop(self) -> None:
@@ -57,18 +63,21 @@ class PostgreSQLServer:
         """Make its files."""
         options = ("-A", "trust", "-U", "lungnode", "--no-sync")
         _run(self.user, self.programs / "initdb", "-D", self.folder / "data", *options)
+        if self.hosts:
+            with (self.folder / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all all trust\n")
 
     def _control(self, *arguments: str | Path) -> None:
         _run(self.user, self.programs / "pg_ctl", "-D", self.folder / "data", *arguments)
 
 
 @contextmanager
-def started_server() -> Iterator[PostgreSQLServer]:
+def started_server(hosts: tuple[str, ...] = (), port: int = 5432) -> Iterator[PostgreSQLServer]:
     """A server that runs while the context lasts. Raises NoServer."""
     programs = _installed_programs()
     # Not below pytest's own folder: that one is closed to the user that PostgreSQL runs as
     with tempfile.TemporaryDirectory(prefix="lungnode-postgresql-", ignore_cleanup_errors=True) as name:
-        server = PostgreSQLServer(Path(name), programs, _as_unprivileged(Path(name)))
+        server = PostgreSQLServer(Path(name), programs, _as_unprivileged(Path(name)), hosts, port)
         try:
             server.make()
             server.start()
