@@ -419,15 +419,12 @@ def test_a_sample_without_augmentation_is_the_centred_crop(tmp_path: Path) -> No
     assert sample["mask"][0, 0].tolist() == [0.0] * 10 + [1.0] * 10
 
 
-def test_pictures_are_seen_whole_where_the_recipe_says_so(tmp_path: Path) -> None:
-    whole = (
-        "image.shorter_side=40",
-        "image.size=20",
-        "image.pictures_squeezed=true",
-        "augmentation.free_view=true",
-    )
-    sample = sample_of(tmp_path, load_recipe("jcs-classifier", whole), training=False)
-    middles = (torch.arange(20) + 0.5) * 3 - 0.5
+def test_pictures_are_squeezed_where_the_recipe_says_so(tmp_path: Path) -> None:
+    """The middle half of 40 x 60 is columns 15 to 45, 1.5 of them in each of 20."""
+    image = "image={shorter_side: 40, size: 20, pictures_squeezed: true, centre: [-600, -600], width: [1500, 1500]}"
+    recipe = load_recipe("jcs-classifier", (image, "augmentation.free_view=true"))
+    sample = sample_of(tmp_path, recipe, training=False)
+    middles = 15 + (torch.arange(20) + 0.5) * 1.5 - 0.5
     assert torch.allclose(sample["grey"][0, 0], middles * 4 / 255, atol=1e-5)
     assert sample["mask"][0, 0].tolist() == [0.0] * 10 + [1.0] * 10
 
