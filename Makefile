@@ -17,7 +17,7 @@ help:
 	@echo "make demo [DATA=DIR]  node and PACS on loopback, one study through both (DIR: a folder of DICOM files)"
 	@echo "make test             the tests that take seconds each"
 	@echo "make test-all         all tests, the slow ones too"
-	@echo "make fuzz             hostile input for the listener, longer than the tests do (EXAMPLES=2000 each)"
+	@echo "make fuzz             hostile input for all that reads foreign bytes (MINUTES=15), findings in var/fuzz/found"
 	@echo "make soak             a mixed load on the whole node (MINUTES=10), what is lost, doubled or grows"
 	@echo "make bench            the engines against PyTorch, studies stage by stage (SLICES=300), into docs/performance.md"
 	@echo "make audit            known vulnerabilities of the locked dependencies (asks PyPI; SECONDS=600)"
@@ -56,9 +56,12 @@ test: .venv/testing
 test-all: .venv/testing
 	$(BIN)/python -m pytest
 
-fuzz: .venv/testing
-	LUNGNODE_FUZZ_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/python -m pytest tests/unit/scp tests/integration/test_listener_peers.py \
-	  -k "fuzz or hostile or anything or damaged" -o timeout=7200
+.venv/fuzzing: .venv/testing
+	@$(PIP) --editable '.[fuzz]'
+	@touch $@
+
+fuzz: .venv/fuzzing
+	@$(BIN)/python tests/fuzz/run.py --minutes $(or $(MINUTES),15)
 
 soak: .venv/testing
 	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)

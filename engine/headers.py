@@ -12,7 +12,7 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -25,11 +25,13 @@ MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 MALFORMED = (
     InvalidDicomError,
+    BytesLengthException,
     AttributeError,
     EOFError,
     LookupError,
     MemoryError,
     NotImplementedError,
+    OSError,
     OverflowError,
     RecursionError,
     TypeError,
@@ -37,7 +39,10 @@ MALFORMED = (
     struct.error,
     zlib.error,
 )
-"""What pydicom and its codecs raise on hostile or broken data sets (tried with damaged files)."""
+"""What pydicom and its codecs raise on hostile or broken data sets (tried with damaged files and by fuzzing).
+
+OSError is among them not for the disk alone: pydicom says so that a data set ends inside a sequence.
+"""
 
 MAX_INFLATED_BYTES = 1 << 30
 """A deflated data set larger than this is refused before it is inflated."""

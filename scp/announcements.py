@@ -18,6 +18,7 @@ from pynetdicom import evt
 from pynetdicom.presentation import PresentationContext, build_context
 from sqlalchemy.exc import SQLAlchemyError
 
+from engine.headers import MALFORMED
 from scp.contexts import TRANSFER_SYNTAXES
 from scp.instances import valid_uid
 from scp.services import FurtherService
@@ -93,7 +94,7 @@ class AnnouncementService:
                 self._keep("IAN", uid, availability(content), peer)
             else:
                 self._begin(uid, content, peer)
-        except (AttributeError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             LOGGER.warning("notification refused", calling_ae=peer.calling_ae, why=str(error))
             return 0x0106, None  # invalid attribute value
         except SQLAlchemyError as error:
@@ -114,7 +115,7 @@ class AnnouncementService:
         try:
             step.update(event.modification_list)
             self._complete(uid, step, peer)
-        except (AttributeError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             LOGGER.warning("procedure step refused", calling_ae=peer.calling_ae, why=str(error))
             return 0x0106, None
         except SQLAlchemyError as error:

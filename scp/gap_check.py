@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
 
+from engine.headers import MALFORMED
 from scp.evidence import Evidence, Slice, gap_free_evidence, gap_in
 from store import holdings
 from store.database import Database
@@ -59,16 +59,7 @@ def read_slice(path: Path) -> Slice | None:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         return Slice(_along_normal(header), int(header.get("InstanceNumber") or 0))
-    except (
-        OSError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        TypeError,
-        ValueError,
-        struct.error,
-        RecursionError,
-    ):
+    except MALFORMED:
         return None
 
 

@@ -10,8 +10,8 @@ from io import BytesIO
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
+from engine.headers import MALFORMED
 from scp import instances
 from scp.contexts import ACCEPTED_CLASSES, TRANSFER_SYNTAXES
 from scp.multipart import MultipartReader, Part
@@ -186,7 +186,7 @@ def data_set_at(head: bytes | bytearray) -> int | None:
 def _meta(head: bytes) -> Dataset:
     try:
         return pydicom.filereader.read_partial(BytesIO(head)).file_meta
-    except (InvalidDicomError, AttributeError, EOFError, LookupError, TypeError, ValueError, struct.error):
+    except MALFORMED:
         raise instances.InstanceRefused(
             instances.CANNOT_UNDERSTAND, "file meta information cannot be read"
         ) from None

@@ -142,7 +142,7 @@ def study_of(path: Path) -> str | None:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[STUDY_INSTANCE_UID])
         return str(header.get("StudyInstanceUID") or "") or None
-    except (OSError, *MALFORMED):
+    except MALFORMED:
         return None
 
 

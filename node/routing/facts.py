@@ -69,7 +69,7 @@ def read_series(
 def _header(path: Path) -> Dataset | None:
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
-    except (OSError, *MALFORMED):
+    except MALFORMED:
         return None
 
 

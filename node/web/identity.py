@@ -8,6 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import pydicom
+from pydicom.dataset import Dataset
+
+from engine.headers import MALFORMED
 
 TAGS = [
     "PatientName",
@@ -37,11 +40,14 @@ class Identity:
 def identity_of(path: Path) -> Identity | None:
     """The identity in an image file; None where it cannot be read, for instance since it was deleted."""
     try:
-        dataset = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=[*TAGS, "SpecificCharacterSet"]
+        return _identity_in(
+            pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TAGS, "SpecificCharacterSet"])
         )
-    except (OSError, ValueError, pydicom.errors.InvalidDicomError):
+    except MALFORMED:
         return None
+
+
+def _identity_in(dataset: Dataset) -> Identity:
     date = str(dataset.get("StudyDate", ""))
     return Identity(
         name=str(dataset.get("PatientName", "")).replace("^", " ").strip(),

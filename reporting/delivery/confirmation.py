@@ -17,8 +17,9 @@ from pynetdicom import evt
 from pynetdicom.dsutils import decode
 from pynetdicom.presentation import build_context
 
+from engine.headers import MALFORMED
 from scp.pacs_query.dimse import DimseSource
-from scp.pacs_query.source import FetchedInstance
+from scp.pacs_query.source import FetchedInstance, legible
 from scp.peer import Peer, Timeouts
 from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, associate, released
 
@@ -120,7 +121,7 @@ def request_commitment(
     def on_report(event: evt.Event) -> tuple[int, None]:
         try:
             heard.report = parse_report(event.event_information)
-        except (AttributeError, ValueError):
+        except MALFORMED:
             return 0x0115, None  # invalid argument value (PS3.7 C.5)
         heard.came.set()
         return 0x0000, None
@@ -183,10 +184,11 @@ def compare_kept(
     if theirs is None:
         return Comparison.ABSENT
     syntax = pydicom.uid.UID(theirs.transfer_syntax_uid)
-    dataset = decode(
-        BytesIO(theirs.data_set), syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
-    )
-    return Comparison.DIFFERENT if altered(ours, dataset) else Comparison.SAME
+    with legible(str(peer)):
+        dataset = decode(
+            BytesIO(theirs.data_set), syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
+        )
+        return Comparison.DIFFERENT if altered(ours, dataset) else Comparison.SAME
 
 
 def source(peer: Peer, calling_ae_title: str) -> DimseSource:

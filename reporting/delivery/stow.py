@@ -15,6 +15,7 @@ from authlib.integrations.requests_client import OAuth2Session
 from dicomweb_client.web import DICOMwebClient
 from pydicom.dataset import Dataset
 
+from engine.headers import MALFORMED
 from reporting.delivery.confirmation import FAILURE_REASONS, altered
 from reporting.delivery.scu import Outcome, Parcel, PeerUnreachableError, Verdict
 from scp.peer import SYSTEM_TRUST, ClientTLS
@@ -99,9 +100,12 @@ class StowSender:
             return Outcome(item.path, Verdict.FAILED, None, f"answer is no JSON: {_short(error)}")
         except (requests.RequestException, AuthlibBaseError, OSError) as error:
             raise PeerUnreachableError(f"{self._service}: {_short(error)}") from None
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            return Outcome(item.path, Verdict.FAILED, None, f"answer cannot be read: {_short(error)}")
-        outcome = judged(item, answer)
+        except MALFORMED as error:
+            return _illegible(item, error)
+        try:
+            outcome = judged(item, answer)
+        except MALFORMED as error:
+            return _illegible(item, error)
         if outcome.verdict is Verdict.STORED and self._service.compare:
             return self._compared(item, dataset, outcome)
         return outcome
@@ -112,9 +116,12 @@ class StowSender:
             raise PeerUnreachableError(f"{self._service}: answered {code}: check its credentials") from None
         if code in _AWAY:
             raise PeerUnreachableError(f"{self._service}: answered {code}") from None
-        said = _reasons(error.response)
-        if said is not None:
-            return judged(item, said)
+        try:
+            said = _reasons(error.response)
+            if said is not None:
+                return judged(item, said)
+        except MALFORMED:
+            pass  # a body that tells no more than the code does
         return Outcome(item.path, Verdict.FAILED, None, f"answered HTTP {code}")
 
     def _compared(self, item: Parcel, ours: Dataset, stored: Outcome) -> Outcome:
@@ -122,10 +129,10 @@ class StowSender:
             theirs = self._client.retrieve_instance(
                 ours.StudyInstanceUID, ours.SeriesInstanceUID, ours.SOPInstanceUID
             )
-        except (requests.RequestException, ValueError, OSError, AuthlibBaseError) as error:
+            other = altered(ours, theirs)
+        except (requests.RequestException, OSError, AuthlibBaseError, *MALFORMED) as error:
             remark = f"stored, but could not be retrieved to compare: {_short(error)}"
             return Outcome(item.path, Verdict.STORED, stored.status, remark)
-        other = altered(ours, theirs)
         if other is None:
             return stored
         why = (
@@ -159,13 +166,14 @@ def _read(path: Path) -> Dataset | None:
         return None
 
 
+def _illegible(item: Parcel, error: BaseException) -> Outcome:
+    return Outcome(item.path, Verdict.FAILED, None, f"answer cannot be read: {_short(error)}")
+
+
 def _reasons(response: Any) -> Dataset | None:
-    """The body of a 409 (conflict), where it says what failed."""
-    try:
-        content = response.json()
-        answer = Dataset.from_json(content[0] if isinstance(content, list) else content)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        return None
+    """The body of a 409 (conflict), where it says what failed. Raises MALFORMED for what is no answer."""
+    content = response.json()
+    answer = Dataset.from_json(content[0] if isinstance(content, list) else content)
     return answer if "FailedSOPSequence" in answer else None
 
 

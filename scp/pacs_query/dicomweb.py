@@ -13,6 +13,7 @@ from authlib.common.errors import AuthlibBaseError
 from dicomweb_client.web import DICOMwebClient
 from pydicom.dataset import Dataset
 
+from engine.headers import MALFORMED
 from scp.instances import InstanceRefused
 from scp.multipart import Malformed, MultipartReader, boundary_of
 from scp.pacs_query.source import (
@@ -24,6 +25,7 @@ from scp.pacs_query.source import (
     SeriesStatement,
     SourceUnreachable,
     StudyStatement,
+    legible,
     series_statement,
     study_statement,
 )
@@ -53,17 +55,20 @@ class DicomwebSource:
     def studies(self, dates: str) -> list[str]:
         """QIDO-RS for CT studies of a range of StudyDate, empty for all; their UIDs. Raises QueryFailed."""
         wanted = {"ModalitiesInStudy": "CT"} | ({"StudyDate": dates} if dates else {})
-        return [str(answer.StudyInstanceUID) for answer in self._studies(wanted, [])]
+        with legible(self._url):
+            return [str(answer.StudyInstanceUID) for answer in self._studies(wanted, [])]
 
     def series(self, study_instance_uid: str) -> tuple[SeriesStatement, ...]:
         """QIDO-RS for series, with NumberOfSeriesRelatedInstances where the server tells it. Raises QueryFailed."""
         search = partial(self._client.search_for_series, study_instance_uid, fields=list(SERIES_KEYS))
-        return tuple(series_statement(answer) for answer in self._all(search, "SeriesInstanceUID"))
+        with legible(self._url):
+            return tuple(series_statement(answer) for answer in self._all(search, "SeriesInstanceUID"))
 
     def studies_of(self, patient_id: str) -> tuple[StudyStatement, ...]:
         """QIDO-RS for the studies with CT of a patient id. Raises QueryFailed."""
         wanted = {"PatientID": patient_id, "ModalitiesInStudy": "CT"}
-        return tuple(study_statement(answer) for answer in self._studies(wanted, list(STUDY_KEYS)))
+        with legible(self._url):
+            return tuple(study_statement(answer) for answer in self._studies(wanted, list(STUDY_KEYS)))
 
     def _studies(self, wanted: dict[str, str], fields: list[str]) -> list[Dataset]:
         search = partial(self._client.search_for_studies, search_filters=wanted, fields=fields or None)
@@ -87,16 +92,14 @@ class DicomwebSource:
             if error.response is not None and error.response.status_code == 404:
                 return []
             raise self._failed("QIDO-RS", error) from None
-        except (
-            *(requests.RequestException, AuthlibBaseError),
-            *(ValueError, TypeError, AttributeError, LookupError),
-        ) as error:
+        except (requests.RequestException, AuthlibBaseError, *MALFORMED) as error:
             raise self._failed("QIDO-RS", error) from None
 
     def instances(self, study_instance_uid: str, series_instance_uid: str) -> frozenset[str]:
         """QIDO-RS for instances. Raises QueryFailed."""
         search = partial(self._client.search_for_instances, study_instance_uid, series_instance_uid)
-        return frozenset(str(answer.SOPInstanceUID) for answer in self._all(search, "SOPInstanceUID"))
+        with legible(self._url):
+            return frozenset(str(answer.SOPInstanceUID) for answer in self._all(search, "SOPInstanceUID"))
 
     def fetch(
         self,
@@ -150,7 +153,7 @@ class _Collected:
             if at is None:
                 raise Malformed("a part is no DICOM file")
             meta = pydicom.filereader.read_partial(BytesIO(self._content[:at])).file_meta
-        except (InstanceRefused, ValueError, AttributeError, EOFError, LookupError) as error:
+        except (InstanceRefused, *MALFORMED) as error:
             raise Malformed(f"a part cannot be read: {error}") from None
         self._receive(
             FetchedInstance(

@@ -22,6 +22,7 @@ from scp.pacs_query.source import (
     SeriesStatement,
     SourceUnreachable,
     StudyStatement,
+    legible,
     series_statement,
     study_statement,
 )
@@ -67,7 +68,8 @@ class DimseSource:
         keys.QueryRetrieveLevel = "SERIES"
         keys.StudyInstanceUID = study_instance_uid
         _want(keys, "SeriesInstanceUID", *SERIES_KEYS)
-        return tuple(series_statement(a) for a in self.find(keys) if a.get("SeriesInstanceUID"))
+        with legible(self.name):
+            return tuple(series_statement(a) for a in self.find(keys) if a.get("SeriesInstanceUID"))
 
     def studies_of(self, patient_id: str) -> tuple[StudyStatement, ...]:
         """The studies with CT of a patient id (PS3.4 C.6.2.1)."""
@@ -76,20 +78,23 @@ class DimseSource:
         keys.PatientID = patient_id
         keys.ModalitiesInStudy = "CT"
         _want(keys, "StudyInstanceUID", *STUDY_KEYS)
-        return tuple(study_statement(a) for a in self.find(keys) if a.get("StudyInstanceUID"))
+        with legible(self.name):
+            return tuple(study_statement(a) for a in self.find(keys) if a.get("StudyInstanceUID"))
 
     def instances(self, study_instance_uid: str, series_instance_uid: str) -> frozenset[str]:
         """SOP Instance UIDs of a series."""
         keys = _image_keys(study_instance_uid, series_instance_uid)
         keys.SOPInstanceUID = ""
-        found = (answer.get("SOPInstanceUID") for answer in self.find(keys))
+        with legible(self.name):
+            found = [answer.get("SOPInstanceUID") for answer in self.find(keys)]
         return frozenset(str(uid) for uid in found if uid)
 
     def holds(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> bool:
         """Whether the PACS lists this instance. Raises QueryFailed."""
         keys = _image_keys(study_instance_uid, series_instance_uid)
         keys.SOPInstanceUID = sop_instance_uid
-        return any(answer.get("SOPInstanceUID") == sop_instance_uid for answer in self.find(keys))
+        with legible(self.name):
+            return any(answer.get("SOPInstanceUID") == sop_instance_uid for answer in self.find(keys))
 
     def find(self, keys: Dataset) -> list[Dataset]:
         """The answers to a C-FIND (PS3.4 C.4.1). Raises QueryFailed."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydicom.dataset import Dataset
 
+from engine.headers import MALFORMED
 from scp.patients import Person, person_in
 
 
@@ -90,6 +92,16 @@ class QueryFailed(Exception):
 
 class SourceUnreachable(QueryFailed):
     """Nobody is there to ask: it may be another time."""
+
+
+@contextmanager
+def legible(name: str) -> Iterator[None]:
+    """What reads an answer of the source `name` fails by QueryFailed where the answer is malformed."""
+    try:
+        yield
+    except MALFORMED as error:
+        said = " ".join(str(error).split())[:160]
+        raise QueryFailed(f"{name}: the answer cannot be read: {said or type(error).__name__}") from None
 
 
 class QuerySource(Protocol):

@@ -10,6 +10,8 @@ import requests
 from authlib.common.errors import AuthlibBaseError
 from pydicom.dataset import Dataset
 
+from engine.headers import MALFORMED
+
 JSON = "application/dicom+json"
 _GONE = (400, 403, 404, 409, 410)
 """Answers that sending again does not change (PS3.18 tables 11.6.2-1, 11.7.2-1)."""
@@ -73,15 +75,15 @@ class Worklist:
             return ()
         try:
             found = [Dataset.from_json(item) for item in answer.json()]
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            return tuple(
+                _workitem(item)
+                for item in found
+                if item.get("SOPInstanceUID")
+                and item.get("ProcedureStepState", "SCHEDULED") == "SCHEDULED"
+                and code.is_in(item.get("ScheduledWorkitemCodeSequence") or ())
+            )
+        except MALFORMED as error:
             raise WorklistFailed(f"{self._url}: answer cannot be read: {_short(error)}") from None
-        return tuple(
-            _workitem(item)
-            for item in found
-            if item.get("SOPInstanceUID")
-            and item.get("ProcedureStepState", "SCHEDULED") == "SCHEDULED"
-            and code.is_in(item.get("ScheduledWorkitemCodeSequence") or ())
-        )
 
     def change_state(self, workitem: str, transaction_uid: str, state: str) -> None:
         """Claim (IN PROGRESS), complete (COMPLETED) or cancel (CANCELED) (11.7). Raises WorklistFailed."""
