@@ -29,8 +29,18 @@ class EngineBackend(Protocol):
         """Whether this machine runs `precision` natively."""
         ...
 
-    def build(self, package: ModelPackage, graph: str, precision: BuildPrecision, profile: Profile) -> bytes:
-        """Build one engine: the bytes that `open` takes back."""
+    def build(
+        self,
+        package: ModelPackage,
+        graph: str,
+        precision: BuildPrecision,
+        profile: Profile,
+        timings: Path | None = None,
+    ) -> bytes:
+        """Build one engine: the bytes that `open` takes back.
+
+        timings: a file for what a builder measures and can use again, of this library and device.
+        """
         ...
 
     def open(

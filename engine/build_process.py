@@ -15,20 +15,21 @@ from engine.errors import EngineError
 from engine.own_model.contract import OwnModelMetadata
 from engine.own_model.trial import trial_tensor
 from engine.packages import ModelPackage, read_package
-from engine.recipes import Backend, BuildPrecision, Profile, Recipe
+from engine.recipes import BuildPrecision, Recipe
 from engine.runners.interface import Runner, RunnerOptions
 from engine.verification import OutputCheck, compare, fixed_slices, graph_inputs
 
 
 @dataclass(frozen=True)
 class BuildJob:
-    """What to build, and where to."""
+    """What to build, and where to. timings: see `engine.backends.EngineBackend.build`, "" for none."""
 
     package: str
     graph: str
     precision: BuildPrecision
     recipe: Recipe
     output: str
+    timings: str = ""
 
 
 def job_to_json(job: BuildJob) -> str:
@@ -44,16 +45,11 @@ def _job_from_json(text: str) -> BuildJob:
 def build_and_verify(job: BuildJob) -> tuple[OutputCheck, ...]:
     """Build the engine of a job into its output file and check it against the reference."""
     package = read_package(job.package)
-    content = build_content(package, job.graph, job.precision, job.recipe.backend, job.recipe.profile)
+    backend = backend_named(job.recipe.backend)
+    timings = Path(job.timings) if job.timings else None
+    content = backend.build(package, job.graph, job.precision, job.recipe.profile, timings)
     Path(job.output).write_bytes(content)
     return verify_engine(package, job.graph, Path(job.output), job.recipe)
-
-
-def build_content(
-    package: ModelPackage, graph: str, precision: BuildPrecision, backend: Backend, profile: Profile
-) -> bytes:
-    """The bytes of an engine."""
-    return backend_named(backend).build(package, graph, precision, profile)
 
 
 def verify_engine(package: ModelPackage, graph: str, engine: Path, recipe: Recipe) -> tuple[OutputCheck, ...]:

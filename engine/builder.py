@@ -136,7 +136,8 @@ class EngineBuilder:
         start = self._clock()
         self._note(EngineRecord(key, "building"))
         try:
-            job = BuildJob(str(package.path), key.graph, key.precision, self.recipe, "")
+            timings = str(self.cache.timings_path(key))
+            job = BuildJob(str(package.path), key.graph, key.precision, self.recipe, "", timings)
             built = self._build(job, self.recipe.timeout_s)
         except EngineError as error:
             return self._note(EngineRecord(key, "failed", str(error), seconds=self._clock() - start))

@@ -59,6 +59,11 @@ class EngineCache:
     def engine_path(self, key: EngineKey) -> Path:
         return self.folder / f"{key.stem}.engine"
 
+    def timings_path(self, key: EngineKey) -> Path:
+        """Where builds for the same library and device keep what they measured, whatever package they build."""
+        digest = hashlib.sha256(f"{key.backend}\n{key.identity}".encode()).hexdigest()
+        return self.folder / f"{key.backend}-{digest[:16]}.timings"
+
     def find(self, key: EngineKey) -> EngineRecord | None:
         """The record of an engine; None where there is none, or it is not legible, or its file is not as built."""
         record = _read_record(self._state_path(key))

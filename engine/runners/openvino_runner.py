@@ -120,7 +120,14 @@ class OpenVINOBackend:
     def offers(self, precision: BuildPrecision) -> bool:
         return _NATIVE_NAMES.get(precision) in _capabilities(ov.Core())
 
-    def build(self, package: ModelPackage, graph: str, precision: BuildPrecision, profile: Profile) -> bytes:
+    def build(
+        self,
+        package: ModelPackage,
+        graph: str,
+        precision: BuildPrecision,
+        profile: Profile,
+        timings: Path | None = None,
+    ) -> bytes:
         core = ov.Core()
         try:
             model = _read(core, package, graph)

@@ -15,12 +15,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from engine.engine_cache import write_atomically
 from engine.errors import DeviceLost, OutOfDeviceMemory, RunnerFailed
 from engine.packages import ModelPackage
 from engine.recipes import Backend, BuildPrecision, Profile
+from engine.runners.cuda_graphs import open_cuda_graphs
 from engine.runners.interface import Results, RunnerOptions, Tensors
+from engine.runners.tensorrt_lane import Lane, execution_context
 
 _LIBRARIES: dict[Backend, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
@@ -40,10 +41,14 @@ USUAL_SLICES, LARGEST_SLICES = 300, 5000
 
 @dataclass(frozen=True)
 class BuiltNetwork:
-    """A serialized engine. layers: how many layers of each kind have outputs of each type, before fusion."""
+    """A serialized engine. layers: how many layers of each kind have outputs of each type, before fusion.
+
+    timings: what was measured of kernels, for the next build; empty where nothing was to be kept.
+    """
 
     content: bytes
     layers: dict[str, int]
+    timings: bytes = b""
 
 
 class TensorRTBackend:
@@ -66,9 +71,22 @@ class TensorRTBackend:
     def offers(self, precision: BuildPrecision) -> bool:
         return precision in ("f16", "f32")
 
-    def build(self, package: ModelPackage, graph: str, precision: BuildPrecision, profile: Profile) -> bytes:
+    def build(
+        self,
+        package: ModelPackage,
+        graph: str,
+        precision: BuildPrecision,
+        profile: Profile,
+        timings: Path | None = None,
+    ) -> bytes:
         model = typed_onnx(package, graph, precision)
-        return build_network(self._trt, model, profile, self._capabilities()).content
+        if timings is None or self._name == "tensorrt_rtx":  # which measures nothing
+            return build_network(self._trt, model, profile, self._capabilities()).content
+        known = timings.read_bytes() if timings.is_file() else b""
+        built = build_network(self._trt, model, profile, self._capabilities(), known)
+        with suppress(OSError):  # without it the next build measures anew
+            write_atomically(timings, built.timings)
+        return built.content
 
     def open(
         self, package: ModelPackage, engines: Mapping[str, Path], options: RunnerOptions, precisions: str = ""
@@ -88,8 +106,13 @@ def backend(name: Backend) -> TensorRTBackend:
     return TensorRTBackend(name)
 
 
-def build_network(trt: Any, model: bytes, profile: Profile, capabilities: tuple[str, ...]) -> BuiltNetwork:
-    """Parse and build; `capabilities` are for TensorRT for RTX without a GPU. Raises RunnerFailed."""
+def build_network(
+    trt: Any, model: bytes, profile: Profile, capabilities: tuple[str, ...], timings: bytes | None = None
+) -> BuiltNetwork:
+    """Parse and build; `capabilities` are for TensorRT for RTX without a GPU. Raises RunnerFailed.
+
+    timings: what earlier builds measured of kernels, empty at first; None measures anew and keeps nothing.
+    """
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     if builder is None:
@@ -104,10 +127,20 @@ def build_network(trt: Any, model: bytes, profile: Profile, capabilities: tuple[
         config.num_compute_capabilities = len(capabilities)
         for index, name in enumerate(capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    if timings is not None:
+        _use_timings(config, timings)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise RunnerFailed("TensorRT could not build the engine; its log says why")
-    return BuiltNetwork(bytes(plan), _layers(network))
+    measured = b"" if timings is None else bytes(config.get_timing_cache().serialize())
+    return BuiltNetwork(bytes(plan), _layers(network), measured)
+
+
+def _use_timings(config: Any, timings: bytes) -> None:
+    """Give the builder a timing cache: what is damaged or of another GPU or version is left for an empty one."""
+    cache = config.create_timing_cache(timings)
+    if cache is None or not config.set_timing_cache(cache, False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _library(name: Backend) -> Any:
@@ -189,68 +222,22 @@ class _Cuda:
         self.device = f"{device.name()}, SM{major}{minor}"
 
 
-class _Lane:
-    """One call at a time on a stream of its own: pinned host buffers, device buffers, one context for each graph.
+class _KernelCache:
+    """What TensorRT for RTX compiles when an engine first runs, kept in a file beside the engine."""
 
-    Buffers are kept while the shape stays. All needs the GPU's context to be current.
-    """
+    def __init__(self, trt: Any, engine: Any, file: Path) -> None:
+        self._file = file
+        self.settings = engine.create_runtime_config()
+        self.settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._cache = self.settings.create_runtime_cache()
+        if file.is_file():
+            self._cache.deserialize(file.read_bytes())  # False where it is not fit: then it stays empty
+        self.settings.set_runtime_cache(self._cache)
 
-    def __init__(self, trt: Any, driver: Any, engines: Mapping[str, Any]) -> None:
-        self._trt, self._driver = trt, driver
-        self._stream = driver.Stream()
-        self._contexts = {graph: _execution_context(graph, engine) for graph, engine in engines.items()}
-        self._buffers: dict[str, tuple[Any, Any]] = {}
-        self._outputs: dict[str, tuple[Any, Any]] = {}
-
-    def start(self, graph: str, inputs: Tensors) -> None:
-        """Copy in, compute and copy out, all in the order of the stream; returns before any of it is done."""
-        context = self._contexts[graph]
-        for name, values in inputs.items():
-            if not context.set_input_shape(name, values.shape):
-                raise RunnerFailed(
-                    f"graph {graph}: shape {values.shape} is outside of what the engine was built for"
-                )
-            dtype = np.dtype(self._trt.nptype(context.engine.get_tensor_dtype(name)))
-            host, device = self._buffer(f"{graph}/{name}", values.shape, dtype)
-            host[...] = values
-            self._driver.memcpy_htod_async(device, host, self._stream)
-            context.set_tensor_address(name, int(device))
-        self._outputs = {name: self._output(graph, context, name) for name in self._output_names(context)}
-        if not context.execute_async_v3(self._stream.handle):
-            raise RunnerFailed(f"graph {graph} did not run; TensorRT's log says why")
-        for host, device in self._outputs.values():
-            self._driver.memcpy_dtoh_async(host, device, self._stream)
-
-    def finish(self) -> Results:
-        """Wait for what was started; its outputs as arrays of their own."""
-        self._stream.synchronize()
-        return {name: np.array(host) for name, (host, _) in self._outputs.items()}
-
-    def _output_names(self, context: Any) -> list[str]:
-        engine = context.engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        return [name for name in names if engine.get_tensor_mode(name) == self._trt.TensorIOMode.OUTPUT]
-
-    def _output(self, graph: str, context: Any, name: str) -> tuple[Any, Any]:
-        dtype = np.dtype(self._trt.nptype(context.engine.get_tensor_dtype(name)))
-        buffers = self._buffer(f"{graph}/{name}", tuple(context.get_tensor_shape(name)), dtype)
-        context.set_tensor_address(name, int(buffers[1]))
-        return buffers
-
-    def _buffer(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-        known = self._buffers.get(name)
-        if known is None or known[0].shape != shape or known[0].dtype != dtype:
-            self._buffers.pop(name, None)
-            host = self._driver.pagelocked_empty(shape, dtype)
-            self._buffers[name] = (host, self._driver.mem_alloc(max(host.nbytes, 1)))
-        return self._buffers[name]
-
-
-def _execution_context(graph: str, engine: Any) -> Any:
-    context = engine.create_execution_context()
-    if context is None:
-        raise OutOfDeviceMemory(f"no memory on the GPU for graph {graph}")
-    return context
+    def save(self) -> None:
+        """Write the file; without it the next process compiles anew."""
+        with suppress(OSError):
+            write_atomically(self._file, bytes(self._cache.serialize()))
 
 
 class TensorRTRunner:
@@ -262,11 +249,19 @@ class TensorRTRunner:
         with self._current("engines"):
             self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
             self._opened = {graph: self._engine(path) for graph, path in engines.items()}
-            self._lanes = [_Lane(trt, self._cuda.driver, self._opened) for _ in range(LANES)]
+            by_itself = hasattr(trt, "CudaGraphStrategy")  # TensorRT for RTX records its calls
+            self._graphs = None if by_itself else open_cuda_graphs()
+            self._kernels = {
+                graph: _KernelCache(trt, engine, engines[graph].with_suffix(".kernels"))
+                for graph, engine in self._opened.items()
+                if by_itself
+            }
+            self._lanes = [self._lane() for _ in range(LANES)]
 
     @property
     def description(self) -> str:
-        return f"TensorRT {self._trt.__version__}, {self._cuda.device}, {self._said}"
+        recorded = ", CUDA graphs" if self._graphs is not None or self._kernels else ""
+        return f"TensorRT {self._trt.__version__}, {self._cuda.device}, {self._said}{recorded}"
 
     def run(self, graph: str, inputs: Tensors) -> Results:
         """See `engine.runners.interface.Runner`.
@@ -280,7 +275,7 @@ class TensorRTRunner:
         """See `engine.runners.interface.Runner`; raises as `run` does."""
         if graph not in self._opened:
             raise RunnerFailed(f"no engine for graph {graph} of {self._package.metadata.name}")
-        under_way: deque[_Lane] = deque()
+        under_way: deque[Lane] = deque()
         lanes = cycle(self._lanes)
         try:
             for given in inputs:
@@ -299,12 +294,26 @@ class TensorRTRunner:
 
     def close(self) -> None:
         self._cuda.context.push()
+        for lane in self._lanes:
+            lane.close()
+        for kernels in self._kernels.values():
+            kernels.save()
         self._lanes.clear()
+        self._kernels.clear()
         self._opened.clear()
         self._cuda.context.pop()
         self._cuda.context.detach()
 
-    def _finished(self, graph: str, lane: _Lane) -> Results:
+    def _lane(self) -> Lane:
+        contexts = {
+            graph: execution_context(
+                graph, engine, *([self._kernels[graph].settings] if self._kernels else [])
+            )
+            for graph, engine in self._opened.items()
+        }
+        return Lane(self._trt, self._cuda.driver, contexts, self._graphs)
+
+    def _finished(self, graph: str, lane: Lane) -> Results:
         with self._current(graph):
             return lane.finish()
 

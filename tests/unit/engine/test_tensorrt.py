@@ -136,6 +136,52 @@ def test_half_engines_of_the_committed_packages_are_half_where_the_work_is(packa
     assert not built.layers.get("CONVOLUTION FLOAT")
 
 
+class ScriptedConfig:
+    """The timing caches of a builder's configuration. fits: what a cache has to begin with to be taken."""
+
+    def __init__(self, fits: bytes) -> None:
+        self._fits = fits
+        self.taken: bytes | None = None
+
+    def create_timing_cache(self, content: bytes) -> bytes | None:
+        return None if content == b"damaged" else content
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        fits = not cache or cache.startswith(self._fits)
+        self.taken = cache if fits else self.taken
+        return fits
+
+
+@pytest.mark.parametrize(
+    ("known", "taken"), [(b"this GPU", b"this GPU"), (b"another GPU", b""), (b"damaged", b""), (b"", b"")]
+)
+def test_timings_of_another_gpu_or_damaged_ones_are_not_used(known: bytes, taken: bytes) -> None:
+    config = ScriptedConfig(b"this GPU")
+    tensorrt_runner._use_timings(config, known)
+    assert config.taken == taken
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")
+def test_what_a_build_measures_is_kept_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By TensorRT for RTX in the place of TensorRT: it has the same calls, and nothing to measure."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    monkeypatch.setattr(tensorrt_runner, "_library", lambda name: trt)
+    monkeypatch.setattr(
+        tensorrt_runner, "typed_onnx", lambda *_: adapted(small_network()).SerializeToString()
+    )
+    timings = tmp_path / "tensorrt.timings"
+    package = read_package(MODELS / "jcs-compact")
+    for damaged in (False, False, True):
+        if damaged:
+            timings.write_bytes(b"damaged")
+        plan = tensorrt_runner.TensorRTBackend("tensorrt").build(
+            package, "classify", "f32", Profile(), timings
+        )
+        assert len(plan) > 1000
+        assert timings.stat().st_size > len(b"damaged")
+    assert tensorrt_runner.TensorRTBackend("tensorrt_rtx").build(package, "classify", "f32", Profile(), None)
+
+
 def test_tensorrt_reports_what_it_cannot_read() -> None:
     trt = pytest.importorskip("tensorrt_rtx_bindings")
     with pytest.raises(RunnerFailed, match="cannot read the graph"):

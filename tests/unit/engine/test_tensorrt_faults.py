@@ -13,6 +13,7 @@ import pytest
 from engine.errors import DeviceLost, OutOfDeviceMemory, RunnerFailed
 from engine.packages import read_package
 from engine.runners import tensorrt_runner
+from engine.runners.cuda_graphs import CudaGraphs
 from engine.runners.tensorrt_runner import TensorRTRunner
 
 
@@ -40,6 +41,14 @@ class ScriptedDriver:
         self.memory: dict[int, np.ndarray] = {}
         self.allocated = self.streams = 0
         self.log: list[str] = []
+        self.recording: list[Callable[[], None]] | None = None
+
+    def do(self, work: Callable[[], None]) -> None:
+        """At once, or later where the stream is being recorded."""
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
 
     def init(self) -> None:
         pass
@@ -70,10 +79,10 @@ class ScriptedDriver:
     def memcpy_htod_async(self, device: int, host: np.ndarray, stream: Any) -> None:
         if self.fault is not None:
             raise self.fault
-        self.memory[device] = host.copy()
+        self.do(lambda: self.memory.__setitem__(device, host.copy()))
 
     def memcpy_dtoh_async(self, host: np.ndarray, device: int, stream: Any) -> None:
-        host[...] = self.memory[device]
+        self.do(lambda: np.copyto(host, self.memory[device]))
 
 
 class ScriptedEngine:
@@ -85,14 +94,12 @@ class ScriptedEngine:
         self.engine = self
         self._driver, self._addresses, self._shape = driver, {}, ()
 
-    def create_execution_context(self) -> ScriptedEngine:
+    def create_execution_context(self, *settings: Any) -> ScriptedEngine:
+        self.settings = settings
         return ScriptedEngine(self._driver)
 
     def get_tensor_name(self, index: int) -> str:
         return ("hu", "probability")[index]
-
-    def get_tensor_mode(self, name: str) -> str:
-        return "in" if name == "hu" else "out"
 
     def get_tensor_dtype(self, name: str) -> Any:
         return np.int16 if name == "hu" else np.float32
@@ -108,10 +115,55 @@ class ScriptedEngine:
         self._addresses[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
-        self._driver.log.append(f"compute {stream}")
-        memory = self._driver.memory
-        memory[self._addresses["probability"]] = memory[self._addresses["hu"]] / np.float32(10)
+        def compute() -> None:
+            memory = self._driver.memory
+            self._driver.log.append(f"compute {stream}")
+            memory[self._addresses["probability"]] = memory[self._addresses["hu"]] / np.float32(10)
+
+        self._driver.do(compute)
         return True
+
+
+class ScriptedBindings:
+    """cuda.bindings.driver as far as recording needs it. refused: the calls that fail."""
+
+    CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+    CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_RELAXED=2)
+
+    def __init__(self, driver: ScriptedDriver, *refused: str) -> None:
+        self._driver, self._refused = driver, refused
+        self.alive = 0
+
+    def cuStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:  # noqa: N802 - NVIDIA's name
+        if "begin" in self._refused:
+            return (801,)
+        self._driver.recording = []
+        return (0,)
+
+    def cuStreamEndCapture(self, stream: int) -> tuple[int, Any]:  # noqa: N802 - NVIDIA's name
+        recorded, self._driver.recording = self._driver.recording, None
+        return (901, None) if "end" in self._refused else (0, recorded)
+
+    def cuGraphInstantiate(self, graph: Any, flags: int) -> tuple[int, Any]:  # noqa: N802 - NVIDIA's name
+        if "instantiate" in self._refused:
+            return (2, None)
+        self.alive += 1
+        return (0, graph)
+
+    def cuGraphDestroy(self, graph: Any) -> tuple[int]:  # noqa: N802 - NVIDIA's name
+        return (0,)
+
+    def cuGraphLaunch(self, executable: Any, stream: int) -> tuple[int]:  # noqa: N802 - NVIDIA's name
+        if "launch" in self._refused:
+            return (700,)
+        self._driver.log.append(f"launch {stream}")
+        for work in executable:
+            work()
+        return (0,)
+
+    def cuGraphExecDestroy(self, executable: Any) -> tuple[int]:  # noqa: N802 - NVIDIA's name
+        self.alive -= 1
+        return (0,)
 
 
 @pytest.fixture
@@ -122,22 +174,30 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> ScriptedDriver:
 
 
 @pytest.fixture
-def opened(driver: ScriptedDriver, tmp_path: Path, package_paths: list[Path]) -> Callable[[], TensorRTRunner]:
+def opened(
+    driver: ScriptedDriver, tmp_path: Path, package_paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., TensorRTRunner]:
+    """opened(bindings, **library): a runner, its calls recorded with `bindings`; `library`: more of TensorRT."""
     engine = tmp_path / "engine"
     engine.write_bytes(b"plan")
     logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
     runtime = SimpleNamespace(
         deserialize_cuda_engine=lambda plan: ScriptedEngine(driver) if plan == b"plan" else None
     )
-    trt = SimpleNamespace(
-        __version__="0",
-        Logger=logger,
-        Runtime=lambda log: runtime,
-        nptype=lambda dtype: dtype,
-        TensorIOMode=SimpleNamespace(OUTPUT="out"),
-    )
+    trt = {
+        "__version__": "0",
+        "Logger": logger,
+        "Runtime": lambda log: runtime,
+        "nptype": lambda dtype: dtype,
+    }
     package = read_package(package_paths[0])
-    return lambda: TensorRTRunner(trt, package, {"classify": engine}, "f16")
+
+    def open_runner(bindings: ScriptedBindings | None = None, **library: Any) -> TensorRTRunner:
+        graphs = None if bindings is None else CudaGraphs(bindings)
+        monkeypatch.setattr(tensorrt_runner, "open_cuda_graphs", lambda: graphs)
+        return TensorRTRunner(SimpleNamespace(**trt, **library), package, {"classify": engine}, "f16")
+
+    return open_runner
 
 
 def test_what_goes_in_comes_out_and_the_context_is_left(opened, driver: ScriptedDriver) -> None:
@@ -168,6 +228,96 @@ def test_calls_that_nobody_waits_for_are_let_end(opened, driver: ScriptedDriver)
     assert driver.log.count("compute 1") == driver.log.count("wait 1")
     assert driver.log.count("compute 2") == driver.log.count("wait 2")
     assert driver.pushed == 0
+
+
+def tenths(runner: TensorRTRunner, *calls: list[int]) -> list[list[float]]:
+    """What the runner gives for each of the calls, one after the other."""
+    given = ({"hu": np.array(values, dtype=np.int16)} for values in calls)
+    return [outputs["probability"].round(3).tolist() for outputs in runner.run_each("classify", given)]
+
+
+SAME_SHAPE = [[10, 20], [30, 40], [50, 60], [70, 80], [90, 100], [110, 120]]
+
+
+def test_a_call_that_was_made_before_is_replayed_and_gives_what_it_would_have(
+    opened, driver: ScriptedDriver
+) -> None:
+    bindings = ScriptedBindings(driver)
+    runner = opened(bindings)
+    assert tenths(runner, *SAME_SHAPE) == tenths(opened(), *SAME_SHAPE)
+    first = driver.log[: driver.log.index("launch 1")]
+    assert [line for line in first if line.startswith("compute")] == ["compute 1", "compute 2"]
+    assert driver.log.count("launch 1") == driver.log.count("launch 2") == 2
+    assert "CUDA graphs" in runner.description
+    runner.close()
+    assert bindings.alive == 0
+
+
+def test_another_shape_makes_a_recording_void(opened, driver: ScriptedDriver) -> None:
+    bindings = ScriptedBindings(driver)
+    runner = opened(bindings)
+    calls = [*SAME_SHAPE, [5], *SAME_SHAPE]
+    assert tenths(runner, *calls) == [[value / 10 for value in call] for call in calls]
+    runner.close()
+    assert bindings.alive == 0
+
+
+@pytest.mark.parametrize("refused", ["begin", "end", "instantiate", "launch"])
+def test_what_cannot_be_recorded_is_called_as_usual(refused: str, opened, driver: ScriptedDriver) -> None:
+    runner = opened(ScriptedBindings(driver, refused))
+    assert tenths(runner, *SAME_SHAPE) == [[value / 10 for value in call] for call in SAME_SHAPE]
+    assert "launch 1" not in driver.log
+    assert driver.pushed == 0
+
+
+def test_a_fault_while_recording_is_told_as_one_of_the_call(opened, driver: ScriptedDriver) -> None:
+    runner = opened(ScriptedBindings(driver))
+    runner.run("classify", {"hu": np.zeros(2, dtype=np.int16)})
+    driver.fault = ScriptedDriver.MemoryError("out of memory")
+    with pytest.raises(OutOfDeviceMemory):
+        runner.run("classify", {"hu": np.zeros(2, dtype=np.int16)})
+    assert driver.recording is None
+
+
+class ScriptedKernels:
+    """The runtime settings and the kernel cache of TensorRT for RTX in one."""
+
+    def __init__(self) -> None:
+        self.cuda_graph_strategy: str | None = None
+        self.content = b""
+
+    def create_runtime_cache(self) -> ScriptedKernels:
+        return self
+
+    def set_runtime_cache(self, cache: ScriptedKernels) -> None:
+        pass
+
+    def deserialize(self, content: bytes) -> bool:
+        self.content = content
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content + b"|compiled"
+
+
+def test_tensorrt_for_rtx_records_by_itself_and_keeps_its_kernels(
+    opened, driver: ScriptedDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ScriptedKernels] = []
+    monkeypatch.setattr(
+        ScriptedEngine,
+        "create_runtime_config",
+        lambda self: made.append(ScriptedKernels()) or made[-1],
+        raising=False,
+    )
+    strategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+    for _ in range(2):
+        runner = opened(ScriptedBindings(driver), CudaGraphStrategy=strategy)
+        assert tenths(runner, *SAME_SHAPE)[-1] == [11, 12]
+        runner.close()
+    assert "launch 1" not in driver.log, "it is not recorded twice"
+    assert [settings.cuda_graph_strategy for settings in made] == ["whole", "whole"]
+    assert (tmp_path / "engine.kernels").read_bytes() == b"|compiled|compiled"
 
 
 @pytest.mark.parametrize(

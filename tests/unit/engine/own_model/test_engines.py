@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tiny_own_models import DENSE, data_format, dense_lung, identity, two_channels, write_own_package
 
-from engine.build_process import BuildJob, build_content, verify_engine
+from engine.backends import backend_named
+from engine.build_process import BuildJob, verify_engine
 from engine.builder import BuiltContent, EngineBuilder
 from engine.engine_cache import EngineCache
 from engine.packages import read_package
@@ -36,7 +37,7 @@ def test_an_engine_is_built_and_checked_against_the_reference(
     recipe = read_recipe(RECIPE)
 
     def build_here(job: BuildJob, timeout_s: float) -> BuiltContent:
-        content = build_content(package, job.graph, job.precision, recipe.backend, recipe.profile)
+        content = backend_named(recipe.backend).build(package, job.graph, job.precision, recipe.profile)
         (engine := tmp_path / "engine").write_bytes(content)
         return BuiltContent(content, verify_engine(package, job.graph, engine, recipe))
 
