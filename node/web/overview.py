@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +13,8 @@ import psutil
 from starlette.responses import Response
 
 from node.web.site import Site, Visit
-from store import overview, processes, queries
+from store import engines, overview, processes, queries
+from store.engines import EngineState
 from store.overview import DestinationStanding, Intake
 from store.processes import LivingProcess
 from store.states import StudyState
@@ -64,6 +67,8 @@ class Standing:
     processes: tuple[ProcessLine, ...]
     missing_parts: tuple[str, ...]
     machine: Machine
+    engines: Mapping[EngineState, int]
+    """How many there are in each state that some are in."""
 
     @property
     def per_minute(self) -> float:
@@ -94,6 +99,7 @@ def standing(site: Site) -> Standing:
                 if not any(p.kind == kind and now - p.heartbeat_at <= SILENT for p in living)
             ),
             machine=machine(site),
+            engines=Counter(engine.news.state for engine in engines.known(session)),
         )
 
 

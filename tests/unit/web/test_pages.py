@@ -23,7 +23,7 @@ def test_a_silent_worker_is_the_headline(open_page: Callable[..., object], node:
     page = open_page()
     page.log_in("a-viewers-token")
     before = node.clock.now
-    node.clock.tick(120)
+    node.clock.forward(120)
     try:
         assert "Not running: listener, worker, delivery" in page.get("/live")
         assert page.client.get("/readyz").status_code == 503
@@ -191,7 +191,7 @@ def test_counters_begin_with_the_page_and_count_each_thing_once(
 
 
 def test_engines_are_shown_with_their_state_and_counted(admin: object, node: object) -> None:
-    assert "None is built" in admin.get("/packages")
+    assert "None is built" in admin.get("/packages") and "none built" in admin.get("/")
     building = EngineNews("jcs-classify-1", "jcs-tiny", "classify", "f16", "tensorrt", "building")
     refused = replace(building, state="failed", why="class_probability differs by 0.2", seconds=90.0)
     with node.database.write() as session:
@@ -199,6 +199,7 @@ def test_engines_are_shown_with_their_state_and_counted(admin: object, node: obj
             engines.note(session, news, node.clock())
     page = admin.get("/packages")
     assert "jcs-tiny" in page and "differs by 0.2" in page and "1, 1 failed" in page
+    assert "1 failed" in admin.get("/")
     text = admin.get("/metrics")
     labels = '{backend="tensorrt",graph="classify",package="jcs-tiny",precision="f16"}'
     assert f"lungnode_engine_build_failures_total{labels} 1.0" in text
