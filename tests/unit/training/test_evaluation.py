@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from typer.testing import CliRunner
 from engine.packages import read_package
 from networks.jcs import JCSClassifier, JCSJoint, JCSSegmenter
 from networks.res2net import Res2NetEncoder
-from training.candidates import open_candidate
+from training.candidates import Candidate, open_candidate
 from training.cli import app
-from training.datasets.items import DatasetError
+from training.datasets.items import GREY_UNKNOWN_WINDOW, HOUNSFIELD, DatasetError, Item, Plane
+from training.datasets.pixels import PixelSource
 from training.evaluate import evaluate
 from training.import_jcs import load_released, renamed
+from training.lung_boxes import LungBoxes
 from training.package import package_hash
 from training.packaging import PackageText, package_jcs, package_m3lung
 from training.recipe import RecipeError, parse_recipe
@@ -142,6 +145,20 @@ def test_without_a_patient_network_the_nonparametric_rule_is_named(
     package_m3lung(tmp_path / "m3", TEXT, trainings["m3-slice"], None)
     metadata = read_package(tmp_path / "m3").metadata
     assert metadata.screening_graphs == ("slices",)
+
+
+def test_pictures_are_squeezed_and_slices_cut_to_a_square(tmp_path: Path) -> None:
+    """Of 40 x 60 nine tenths are 36 x 36, or 36 x 54 of a picture where the candidate says so."""
+    picture = Item("t", "p", "s", 0, Plane(tmp_path / "none.png"), GREY_UNKNOWN_WINDOW, 1)
+    hu, boxes = np.zeros((40, 60), np.int16), LungBoxes(PixelSource(tmp_path))
+    cutting = Candidate("c", "jcs", frozenset({"classify"}), lambda graph, value: {}, "0", crop_fraction=0.9)
+    squeezing = replace(cutting, pictures_squeezed=True)
+    shapes = [
+        np.shape(candidate.crop(hu, item, boxes))
+        for candidate in (cutting, squeezing)
+        for item in (picture, replace(picture, calibration=HOUNSFIELD))
+    ]
+    assert shapes == [(36, 36), (36, 36), (36, 54), (36, 36)]
 
 
 def test_trainings_of_another_task_are_refused(trainings: dict[str, Path], tmp_path: Path) -> None:
