@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from node.configuration import Configuration, ListenerConfiguration
 from node.service_manager import hanging_loops, stop_of_loop
 from node.shared_spool import reachable_storage, shared_storage
 from reporting.delivery.loop import Stop
-from store import processes, receipts, recovery
+from store import processes, receipts, recovery, set_back
 from store.clock import Clock, store_clock
 from store.database import Database, open_database
 from store.wakeups import Topic, open_bell
@@ -317,13 +318,16 @@ def _part(kind: str, configuration: Configuration, stop: Stop) -> Iterator[tuple
     database = open_database(configuration.database.url)
     host = socket.gethostname()
     name = f"{kind}-{os.getpid()}@{host}"[:128]
+    clock = store_clock(database, utc_now)
     done = threading.Event()
     thread = threading.Thread(
         target=_pulse,
-        args=(database, name, kind, stop, done, store_clock(database, utc_now)),
+        args=(database, name, kind, stop, done, clock),
         name="pulse",
         daemon=True,
     )
+    with database.write() as session:
+        _follow_clock(session, clock())
     _forget_dead(database, host, name)
     thread.start()
     try:
@@ -345,11 +349,20 @@ def _pulse(database: Database, name: str, kind: str, stop: Stop, done: threading
                 log.error("part hangs", loops=hanging)
             else:
                 with database.write() as session:
+                    _follow_clock(session, clock())
                     processes.beat(session, name=name, kind=kind, doing="running", now=clock())
         except Exception as error:  # noqa: BLE001 - a missed beat is seen by those who look; the part goes on
             log.warning("pulse missed", why=str(error))
         if done.wait(PULSE_SECONDS):
             return
+
+
+def _follow_clock(session: Session, now: datetime) -> None:
+    behind = set_back.follow(session, now)
+    if behind:
+        log.warning(
+            "the clock was set back: what waits is moved with it", seconds=round(behind.total_seconds())
+        )
 
 
 def _forget_dead(database: Database, host: str, own_name: str) -> None:
