@@ -63,7 +63,7 @@ def verify_engine(package: ModelPackage, graph: str, engine: Path, recipe: Recip
         inputs = trial_tensor(fixed_slices(), metadata)
         tolerances = {metadata.output_name: tolerances["output"]} if "output" in tolerances else {}
     else:
-        inputs = graph_inputs(graph, reference.runner)
+        inputs = graph_inputs(graph, metadata, reference.runner)
     runner = backend_named(recipe.backend).open(package, {graph: engine}, RunnerOptions())
     try:
         found = runner.run(graph, inputs)

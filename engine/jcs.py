@@ -15,7 +15,7 @@ from engine.findings import MAP_GRID, JCSFindings
 from engine.heatmaps import normalised, placed
 from engine.lungs import Box, Mask, may_hold_lung, volume_box
 from engine.morphology import grown_by_rectangle
-from engine.packages import JCSMetadata, ModelPackage
+from engine.packages import JCSMetadata, JCSPreprocessing, ModelPackage
 from engine.runners.batches import Output, run_batches, run_slices
 from engine.runners.interface import Runner
 from engine.volume import Series
@@ -140,10 +140,9 @@ def _note(
     scores.seen[slices] = True
 
 
-def segment_box(lungs: Mask, system: JCSSystem) -> Box:
+def segment_box(lungs: Mask, preprocessing: JCSPreprocessing) -> Box:
     """What of each slice the segmenter is given: the whole of it, or the lungs' box of the series."""
     whole = (0, 0, lungs.shape[1], lungs.shape[2])
-    preprocessing = system.metadata.preprocessing
     if preprocessing.segment_crop == "slice":
         return whole
     return volume_box(lungs, preprocessing.segment_margin) or whole
@@ -159,7 +158,7 @@ def segment(
     """
     least = int(np.ceil(system.metadata.thresholds.lesion * 255))
     mask = np.zeros(hu.shape, dtype=bool)
-    box = segment_box(lungs, system)
+    box = segment_box(lungs, system.metadata.preprocessing)
     top, left, bottom, right = box
     for slices, output in run_slices(
         system.runner, "segment", hu, np.flatnonzero(with_lung), box, system.batch

@@ -13,7 +13,7 @@ from engine.errors import RunnerFailed
 from engine.findings import MAP_GRID, M3LungFindings, PneumoniaClass
 from engine.heatmaps import placed
 from engine.lungs import Box, Mask, crop_box, volume_box
-from engine.packages import M3Metadata, ModelPackage
+from engine.packages import M3Metadata, M3Preprocessing, ModelPackage
 from engine.runners.batches import Output, run_slices
 from engine.runners.interface import Runner
 
@@ -64,13 +64,18 @@ def classify_slices(
     return SliceOutputs(lesion, classes, np.clip(maps, 0, 1), np.concatenate(features, axis=1))
 
 
+def series_box(lungs: Mask, preprocessing: M3Preprocessing) -> Box:
+    """The lungs' box of the series, which the slice network is given of each slice."""
+    return volume_box(lungs, preprocessing.crop_margin) or (0, 0, lungs.shape[1], lungs.shape[2])
+
+
 def _runs(
     hu: npt.NDArray[np.int16], lungs: Mask, with_lung: Mask, system: M3System
 ) -> Iterator[tuple[npt.NDArray[np.intp], Box, Output]]:
     crop, indices = system.metadata.preprocessing, np.flatnonzero(with_lung)
     whole = (0, 0, hu.shape[1], hu.shape[2])
     if crop.crop_scope == "volume":
-        box = volume_box(lungs, crop.crop_margin) or whole
+        box = series_box(lungs, crop)
         for slices, output in run_slices(system.runner, "slices", hu, indices, box, system.batch):
             yield slices, box, output
         return

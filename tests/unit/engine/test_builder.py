@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from engine import builder as building
+from engine.backends import backend_named
 from engine.builder import BuiltContent, EngineBuilder, build_in_child, list_engines, verify_engines
 from engine.engine_cache import EngineCache, EngineRecord, write_atomically
 from engine.errors import RunnerFailed
@@ -19,7 +20,7 @@ from engine.packages import ModelPackage, read_package
 from engine.recipes import Recipe, RecipeInvalid, Tolerance, read_recipe
 from engine.runners.interface import EngineOptions, RunnerOptions
 from engine.runners.selection import open_runner
-from engine.verification import OutputCheck, compare, fixed_slices
+from engine.verification import OutputCheck, compare, fixed_crops, fixed_slices
 
 RECIPES = Path(__file__).parents[3] / "trt_engines"
 
@@ -267,3 +268,26 @@ def test_state_files_are_json_that_people_can_read(package, recipe, tmp_path: Pa
     content = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert content["state"] == "ready"
     assert content["key"]["graph"] == "classify"
+
+
+@pytest.mark.parametrize(
+    ("package", "graph", "shape"),
+    [
+        ("jcs-compact", "classify", (448, 448)),
+        ("jcs-compact", "segment", None),
+        ("m3lung-compact", "slices", None),
+    ],
+)
+def test_the_committed_packages_pass_in_bfloat16_on_what_they_see(
+    package: str, graph: str, shape: tuple[int, int] | None, recipe: Recipe, tmp_path: Path
+) -> None:
+    found = read_package(Path(__file__).parents[3] / "models" / package)
+    crops = fixed_crops(graph, found.metadata)
+    assert crops.shape[1:] == shape or (shape is None and crops.shape[1] < 512 and crops.shape[2] < 512)
+    backend = backend_named("openvino")
+    if not backend.offers("bf16"):
+        pytest.skip("this processor has no bfloat16")
+    (engine := tmp_path / "engine").write_bytes(backend.build(found, graph, "bf16", recipe.profile))
+    checks = building.verify_engine(found, graph, engine, recipe)
+    assert checks
+    assert not [str(check) for check in checks if not check.passed]
