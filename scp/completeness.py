@@ -51,8 +51,12 @@ class CompletedStudy:
     why: str
 
 
+class OutOfReach(Exception):
+    """A study's headers cannot be read on this machine now; they may be later."""
+
+
 Route = Callable[[ReceivingStudy], Routing | None]
-"""What the routing rules decide for a study; None for no restriction."""
+"""What the routing rules decide for a study; None for no restriction. May raise OutOfReach."""
 
 
 class Witness(Protocol):
@@ -104,7 +108,7 @@ def complete_due(
     witness: Witness | None = None,
     route: Route = lambda study: None,
 ) -> list[CompletedStudy]:
-    """Complete every study that is due, each in a transaction of its own."""
+    """Complete every study that is due, each in a transaction of its own; one that is out of reach waits."""
     with database.read() as session:
         receiving = revisions.receiving_studies(session)
     if witness is not None:
@@ -114,7 +118,10 @@ def complete_due(
         evidence = None if witness is None else witness.evidence(study)
         if not decide(study, policy, now, evidence).complete:
             continue
-        done = _complete(database, study, policy, now, evidence, route(study))
+        try:
+            done = _complete(database, study, policy, now, evidence, route(study))
+        except OutOfReach:
+            continue
         if done is not None:
             completed.append(done)
     return completed

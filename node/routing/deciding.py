@@ -8,11 +8,12 @@ from datetime import datetime
 from node.routing.facts import SeriesFacts, read_series
 from node.routing.matching import route_study
 from node.routing.rules import Rule
+from scp.completeness import OutOfReach
 from store import holdings
 from store.database import Database
 from store.revisions import ReceivingStudy
 from store.routing import Routing
-from store.shared_storage import Storage
+from store.shared_storage import SharedStorage, Storage
 
 
 class Router:
@@ -24,7 +25,10 @@ class Router:
         self._rules = tuple(rules)
 
     def route(self, study: ReceivingStudy) -> Routing | None:
-        """The decision for a study as it is now; None where there are no rules. Reads one header a series."""
+        """The decision for a study as it is now; None where there are no rules. Reads one header a series.
+
+        Raises OutOfReach where that one is on another node, or in an object store that does not answer.
+        """
         if not self._rules:
             return None
         with self._database.read() as session:
@@ -42,7 +46,10 @@ class Router:
         )
 
     def _facts(self, paths: Sequence[str], sender: str | None, arrived: datetime) -> list[SeriesFacts]:
-        first = read_series([self._storage / paths[0]], calling_ae=sender, arrived_at=arrived)
+        image = self._storage / paths[0]
+        if isinstance(self._storage, SharedStorage) and not image.exists():
+            raise OutOfReach(paths[0])
+        first = read_series([image], calling_ae=sender, arrived_at=arrived)
         return [
             SeriesFacts(f.series_instance_uid, f.sample, len(paths), f.calling_ae, f.arrived_at)
             for f in first

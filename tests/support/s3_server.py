@@ -62,12 +62,12 @@ class S3Server:
 
 
 @contextmanager
-def started_s3(host: str = "127.0.0.1") -> Iterator[S3Server]:
-    """A server that runs while the context lasts. Raises NoServer."""
+def started_s3(host: str = "127.0.0.1", port: int = 0) -> Iterator[S3Server]:
+    """A server that runs while the context lasts, at a free port where none is given. Raises NoServer."""
     for package in ("moto", "flask", "s3fs"):
         if find_spec(package) is None:
             raise NoServer(f"{package} is not installed")
-    with closing(socket.create_server((host, 0))) as free:
+    with closing(socket.create_server((host, port))) as free:
         port = free.getsockname()[1]
     server = S3Server(host, port)
     try:

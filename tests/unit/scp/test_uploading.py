@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from node.routing.deciding import Router
+from node.routing.rules import Rule
+from scp.completeness import CompletenessPolicy, complete_due
 from scp.retention import purge_delivered
 from scp.spool import Spool
 from scp.uploading import Uploader, node_of
@@ -279,6 +282,19 @@ def test_what_another_node_holds_counts_as_held(node: Node) -> None:
 def test_a_url_that_cannot_be_opened_says_what_to_do() -> None:
     with pytest.raises(ObjectStoreUnusable, match=r"spool\.url nothing://x"):
         open_object_folder("nothing://x", {})
+
+
+def test_a_study_whose_headers_are_on_another_node_is_not_routed_yet(node: Node, other: Node) -> None:
+    """Rules that saw it without its attributes might keep it out."""
+    node.receive(1)
+    rules = [Rule.model_validate({"name": "all", "when": {}, "then": {"screen": True}})]
+    router = Router(node.database, other.shared, rules)
+    policy = CompletenessPolicy(quiet=timedelta(seconds=5), max_wait=timedelta(minutes=5))
+    later = NOW + timedelta(minutes=1)
+    assert complete_due(node.database, policy, later, route=router.route) == []
+    node.uploader.upload()
+    (done,) = complete_due(node.database, policy, later, route=router.route)
+    assert done.study_instance_uid == STUDY
 
 
 def test_every_folder_has_one_name(tmp_path: Path) -> None:
