@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from long_study import UID, served, write_long_study
 from shown_node import ShownNode, shown_node
 
 from node.configuration import WebUserConfiguration, load_configuration
 from node.stand_in_pacs import free_port
 from node.web.access import token_digest
-from node.web.server import serve_web
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -56,15 +55,18 @@ def shown_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShownSite]:
         )
         web = node.configuration.web.model_copy(update={"port": port, "users": users})
         configuration = node.configuration.model_copy(update={"web": web})
-        stop, ready = threading.Event(), threading.Event()
-        thread = threading.Thread(
-            target=serve_web, args=(configuration, node.database, node.clock, stop, ready.set), daemon=True
-        )
-        thread.start()
-        assert ready.wait(20)
-        yield ShownSite(f"http://127.0.0.1:{port}", node)
-        stop.set()
-        thread.join(20)
+        with served(configuration, node.database, node.clock) as url:
+            yield ShownSite(url, node)
+
+
+@pytest.fixture
+def long_study(shown_site: ShownSite) -> str:
+    """UID of a study of 300 slices at the page; it is added once."""
+    node = shown_site.node
+    if "long" not in node.studies:
+        write_long_study(node.database, node.configuration.storage.path, node.clock())
+        node.studies["long"] = UID
+    return UID
 
 
 @pytest.fixture(scope="session")

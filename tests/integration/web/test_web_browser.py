@@ -80,6 +80,27 @@ def test_the_slider_shows_other_slices_and_layers_can_be_taken_off(
     assert visitor.problems == []
 
 
+def test_a_study_of_300_slices_answers_before_its_pictures_are_there(
+    visit: Callable[..., Any], long_study: str
+) -> None:
+    """The slider works as soon as the page is laid out; it asks for the slice shown and a few beside it only."""
+    visitor = visit()
+    page, asked = visitor.page, []
+    page.on("request", lambda request: asked.append(request.url) if "/slices/ct/" in request.url else None)
+    page.goto(f"{visitor.url}/studies/{long_study}", wait_until="domcontentloaded")
+    assert page.content().count("/slices/ct/") == 1
+    slider = page.get_by_label("Slice", exact=True)
+    before = page.locator(".ct").get_attribute("src")
+    slider.press("ArrowRight")
+    assert page.locator(".ct").get_attribute("src") != before
+    assert page.locator(".ct").evaluate("image => image.decode().then(() => image.naturalWidth)") == 512
+    page.wait_for_load_state("networkidle")
+    assert 2 <= len(set(asked)) <= 12
+    slider.press("End")
+    assert page.locator(".place").inner_text().startswith("300 / 300")
+    assert visitor.problems == []
+
+
 def test_a_study_is_found_by_typing(visit: Callable[..., Any], shown_site: Any) -> None:
     expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed").expect
     visitor = visit()

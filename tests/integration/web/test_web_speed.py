@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
+from long_study import UID, write_long_study
 from sqlalchemy import insert, text
 from starlette.testclient import TestClient
 
@@ -21,7 +19,7 @@ from node.web.app import build_app, build_site
 from store import overview
 from store.database import Database, open_database
 from store.migrations import upgrade
-from store.models import Screening, Study
+from store.models import Study
 from store.states import StudyState
 from store.verdicts import VerdictChoice
 
@@ -39,32 +37,6 @@ FOUR_RESULTS_OF_EACH_STUDY = (
     "delivered_at, commitment_attempts) SELECT id, screening_id, CASE WHEN id % 4 = 3 THEN 'ward' ELSE 'pacs' END, "
     "'delivered', 1, :now, '', :now, 0 FROM results",
 )
-SUMMARY = {
-    "jcs": {
-        "positive": True,
-        "positive_slices": 120,
-        "slices": 300,
-        "threshold": 25,
-        "rule": "absolute",
-        "outside_paper_protocol": False,
-        "slice_probabilities": [0.25, 0.75] * 150,
-    },
-    "m3lung": {
-        "label": "covid19",
-        "probabilities": {"healthy": 0.1, "covid19": 0.6, "h1n1": 0.1, "cap": 0.2},
-    },
-    "discordant": False,
-    "lung_involvement_percent": 12.5,
-    "lesion_volume_ml": 500.0,
-    "lung_volume_ml": 4000.0,
-    "lesions": [
-        {"label": k, "volume_ml": 10.0, "mean_hu": -600.0, "slices": [k, k + 9], "largest_slice": k + 4}
-        for k in range(1, 41)
-    ],
-    "key_slices": [60, 100, 150, 200, 240],
-    "timings_s": {"load": 1.0, "jcs_classify": 2.0},
-    "packages": [{"name": "jcs-compact", "version": "1.0.0", "sha256": "0" * 64}],
-}
 VERDICTS = ["negative healthy"] * 30 + ["positive covid19"] * 8 + ["positive cap", "negative h1n1"]
 NOW = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -175,41 +147,10 @@ def test_the_page_of_a_study_of_300_slices(
     open_client: Callable[[], TestClient], database: Database, tmp_path: Path
 ) -> None:
     """What a browser needs before the slider moves: the page, and the first picture with its layers."""
-    folder = tmp_path / "outbox" / "1-x"
-    folder.mkdir(parents=True)
-    _draw(folder / "pictures.zip", slices=300)
-    with database.write() as session:
-        session.execute(insert(Study), _rows()[:1])
-        session.execute(text(FOUR_RESULTS_OF_EACH_STUDY[0]), {"now": "2026-01-04 08:00:00.000000"})
-        session.add(
-            Screening(id=1, revision_id=1, settings_digest="a", worker="w", finished_at=NOW, summary=SUMMARY)
-        )
-        session.flush()
-        for statement in FOUR_RESULTS_OF_EACH_STUDY[2:]:
-            session.execute(text(statement), {"now": "2026-01-04 08:00:00.000000"})
+    write_long_study(database, tmp_path, NOW)
     client = open_client()
-    page = "/studies/1.2.826.0.1.99.0"
+    page = f"/studies/{UID}"
     shown = client.get(page).text
     assert 'data-slices="300"' in shown and "COVID" in shown
     layers = [f"{page}/slices/{layer}/150" for layer in ("ct", "lesion", "jcs", "m3lung")]
     assert _seconds(client, page, *layers) < LIMIT_SECONDS
-
-
-def _draw(path: Path, slices: int) -> None:
-    """Pictures of the size that real ones have."""
-    picture, layer = secrets.token_bytes(40_000), secrets.token_bytes(4_000)
-    layers = ("lesion", "jcs", "m3lung")
-    index = {
-        "slices": slices,
-        "width": 512,
-        "height": 512,
-        "orientation": "RLAP",
-        "positions": list(range(slices)),
-        "shown": {name: list(range(slices)) for name in ("ct", *layers)},
-    }
-    with zipfile.ZipFile(path, "w") as archive:
-        for z in range(slices):
-            archive.writestr(f"ct/{z:05d}", picture)
-            for name in layers:
-                archive.writestr(f"{name}/{z:05d}", layer)
-        archive.writestr("index.json", json.dumps(index))
