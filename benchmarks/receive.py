@@ -86,6 +86,7 @@ def measure(
             with contextmanager(peer)(place, port := free_port()):
                 seconds[name].append(send(studies, associations, port))
             shutil.rmtree(place)
+            os.sync()  # what one leaves to be written is not the next one's to wait for
         print(
             f"round {number + 1} of {rounds}: others took {others_share():.0%} of the processor",
             file=sys.stderr,

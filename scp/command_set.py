@@ -20,6 +20,10 @@ _STATUS = 0x0900
 _ERROR_COMMENT = 0x0902
 _AFFECTED_SOP_INSTANCE_UID = 0x1000
 
+_HEAD = struct.Struct("<HHL")
+_US_ELEMENT = struct.Struct("<HHLH")
+_UL_ELEMENT = struct.Struct("<HHLL")
+
 
 class UnreadableCommand(Exception):
     """The bytes are no command set."""
@@ -48,7 +52,7 @@ def read_command(encoded: bytes) -> Command:
     while at < len(encoded):
         if at + 8 > len(encoded):
             raise UnreadableCommand("command set ends inside an element")
-        group, element, length = struct.unpack_from("<HHL", encoded, at)
+        group, element, length = _HEAD.unpack_from(encoded, at)
         at += 8
         if group != 0 or at + length > len(encoded):
             raise UnreadableCommand("command set has an element that does not belong or does not end")
@@ -65,18 +69,21 @@ def read_command(encoded: bytes) -> Command:
 
 def store_response(request: Command, status: int, comment: str = "") -> bytes:
     """The command set that answers a C-STORE request; `comment` goes into Error Comment (at most 64 characters)."""
-    elements = [
-        (_AFFECTED_SOP_CLASS_UID, _padded(request.sop_class_uid, b"\0")),
-        (_COMMAND_FIELD, struct.pack("<H", C_STORE_RSP)),
-        (_MESSAGE_ID_RESPONDED_TO, struct.pack("<H", request.message_id)),
-        (_DATA_SET_TYPE, struct.pack("<H", NO_DATA_SET)),
-        (_STATUS, struct.pack("<H", status)),
-    ]
-    if comment:
-        elements.append((_ERROR_COMMENT, _padded(comment[:64], b" ")))
-    elements.append((_AFFECTED_SOP_INSTANCE_UID, _padded(request.sop_instance_uid, b"\0")))
-    body = b"".join(struct.pack("<HHL", 0, element, len(value)) + value for element, value in elements)
-    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+    numbers = (
+        (_COMMAND_FIELD, C_STORE_RSP),
+        (_MESSAGE_ID_RESPONDED_TO, request.message_id),
+        (_DATA_SET_TYPE, NO_DATA_SET),
+        (_STATUS, status),
+    )
+    body = b"".join(
+        (
+            _element(_AFFECTED_SOP_CLASS_UID, request.sop_class_uid, b"\0"),
+            *(_US_ELEMENT.pack(0, element, 2, number) for element, number in numbers),
+            _element(_ERROR_COMMENT, comment[:64], b" ") if comment else b"",
+            _element(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid, b"\0"),
+        )
+    )
+    return _UL_ELEMENT.pack(0, 0, 4, len(body)) + body
 
 
 def command_pdu(context_id: int, command: bytes) -> bytes:
@@ -101,6 +108,7 @@ def _uid(values: dict[int, bytes], element: int) -> str:
     return value.decode("ascii", errors="replace").strip(" \0")
 
 
-def _padded(value: str, filler: bytes) -> bytes:
+def _element(element: int, value: str, filler: bytes) -> bytes:
     encoded = value.encode("ascii", errors="replace")
-    return encoded + filler * (len(encoded) % 2)
+    encoded += filler * (len(encoded) % 2)
+    return _HEAD.pack(0, element, len(encoded)) + encoded

@@ -7,6 +7,7 @@ Everything else about the data set is the worker's to judge.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ _UNDEFINED = 0xFFFF_FFFF
 _LONG_VRS = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
+_LITTLE = (struct.Struct("<HH2sH"), struct.Struct("<HHL"), struct.Struct("<L"))
+"""Head of an element with explicit VR, of one with implicit VR, and the long length; in little endian."""
+_BIG = (struct.Struct(">HH2sH"), struct.Struct(">HHL"), struct.Struct(">L"))
 
 
 class UnreadableDataset(Exception):
@@ -111,34 +115,36 @@ class _Reader:
     def __init__(self, encoded: EncodedBytes, explicit: bool, order: str) -> None:
         self.encoded = encoded
         self.explicit = explicit
-        self.big = order == "big"
         self.at = 0
         self.end = len(encoded)
+        self._explicit_head, self._implicit_head, self._length = _BIG if order == "big" else _LITTLE
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes. Raises UnreadableDataset where there are fewer."""
-        start, self.at = self.at, self.at + count
-        if self.at > self.end:
-            raise UnreadableDataset(f"data set ends inside an element (byte {self.end})")
+        start = self._advance(count)
         return bytes(self.encoded[start : self.at])
-
-    def number(self, raw: bytes) -> int:
-        """An unsigned integer in the byte order of the data set."""
-        return int.from_bytes(raw, "big" if self.big else "little")
 
     def element(self, explicit: bool) -> tuple[int, bytes, int]:
         """Tag, VR (empty where implicit) and value length of the next element (PS3.5 7.1.2, 7.1.3)."""
-        head = self.take(8)
-        tag = self.number(head[0:2]) << 16 | self.number(head[2:4])
-        if not explicit or tag >> 16 == 0xFFFE:
-            return tag, b"", self.number(head[4:8])
-        vr = head[4:6]
-        if vr in _LONG_VRS:
-            return tag, vr, self.number(self.take(4))
-        if not (vr.isalpha() and vr.isupper()):
-            # Some writers put implicit elements among explicit ones; every reader copes by the missing VR
-            return tag, b"", self.number(head[4:8])
-        return tag, vr, self.number(head[6:8])
+        start = self._advance(8)
+        if explicit:
+            group, element, vr, length = self._explicit_head.unpack_from(self.encoded, start)
+            if group != 0xFFFE:
+                if vr in _LONG_VRS:
+                    length = self._length.unpack_from(self.encoded, self._advance(4))[0]
+                    return group << 16 | element, vr, length
+                # Some writers put implicit elements among explicit ones; every reader copes by the missing VR
+                if vr.isalpha() and vr.isupper():
+                    return group << 16 | element, vr, length
+        group, element, length = self._implicit_head.unpack_from(self.encoded, start)
+        return group << 16 | element, b"", length
+
+    def _advance(self, count: int) -> int:
+        """Go on by `count` bytes; returns where they begin. Raises UnreadableDataset where there are fewer."""
+        start, self.at = self.at, self.at + count
+        if self.at > self.end:
+            raise UnreadableDataset(f"data set ends inside an element (byte {self.end})")
+        return start
 
 
 def _wanted_values(reader: _Reader) -> Iterator[tuple[int, bytes]]:

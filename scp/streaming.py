@@ -22,7 +22,6 @@ import queue
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 import weakref
@@ -44,14 +43,18 @@ from scp.command_set import (
     read_command,
     store_response,
 )
+from scp.pdata import FragmentStream, ProtocolViolation
 from scp.receipt import Answer
 
 LOGGER = structlog.get_logger(__name__)
 
 WAIT_MS = 500
 STRETCH_S = 1.0
-"""So long at most the reactor waits while a data set comes; only then does it note that the peer is not idle."""
-P_DATA_TF = 0x04
+"""So long at most the reactor waits while data come; only then does it note that the peer is not idle."""
+READ_BYTES = 256 * 1024
+"""At most so much is read at once."""
+LENIENCE_BYTES = 2**20
+"""A PDU may be so long whatever was announced: some peers do not keep to it."""
 DATA_TRANSFER = "Sta6"
 CLOSING = "Sta13"
 
@@ -71,10 +74,6 @@ class Storing(Protocol):
 
 BeginStoring = Callable[[Any, Command, str, str], Storing]
 """Begins a data set: association, request, abstract and transfer syntax of its presentation context."""
-
-
-class ProtocolViolation(Exception):
-    """The peer sent what PS3.7 or PS3.8 do not allow; the association is aborted."""
 
 
 def missing_names() -> list[str]:
@@ -114,13 +113,14 @@ def _stream(association: Any, connection: socket.socket, begin: BeginStoring, ma
     """Exchange the parts of an association that has not started yet."""
     dul = association.dul
     wake = _Wake()
-    dul.socket = _WaitingSocket(association, connection, wake, max_pdu_bytes)
+    longest = max(max_pdu_bytes, LENIENCE_BYTES)
+    dul.socket = _WaitingSocket(association, connection, wake, longest)
     dul.event_queue.get_nowait()  # both sockets announced the connection; once is right
     dul.to_provider_queue = _WakingQueue(wake.set)
     dul.to_user_queue = _WakingQueue(lambda: association.dimse.msg_queue.put((None, None)))
     dul._run_loop_delay = 0
     messages = _MessageAssembly(association, begin)
-    dul._read_pdu_data = _PDUReader(association, dul._read_pdu_data, messages).read
+    dul._read_pdu_data = _PDUReader(association, dul._read_pdu_data, messages, longest).read
     for end in (evt.EVT_ABORTED, evt.EVT_CONN_CLOSE):
         association.bind(end, lambda _event: messages.abandon())
     association.dimse.get_msg = _waiting_get_msg(association.dimse.msg_queue, association.dimse.get_msg)
@@ -169,11 +169,11 @@ def _waiting_get_msg(messages: queue.Queue[Any], original: Callable[[bool], Any]
 class _WaitingSocket(AssociationSocket):
     """A socket whose `ready` waits for data or for something to send, and which reads no PDU above its limit."""
 
-    def __init__(self, association: Any, connection: socket.socket, wake: _Wake, max_pdu_bytes: int) -> None:
+    def __init__(self, association: Any, connection: socket.socket, wake: _Wake, longest_pdu: int) -> None:
         super().__init__(association, client_socket=connection)
         self._wake_up = wake
         self._pushed_back = b""
-        self._limit = max(max_pdu_bytes, 2**20)
+        self._limit = longest_pdu
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._poll.register(wake.descriptor, select.POLLIN)
@@ -185,7 +185,7 @@ class _WaitingSocket(AssociationSocket):
         if connection is None or not self._is_connected:
             time.sleep(0.001)  # the DUL thread is about to be told to end
             return False
-        if isinstance(connection, ssl.SSLSocket) and connection.pending():
+        if self._at_hand(connection):
             return True
         dul = self.assoc.dul
         # Events that wait are handled after this, and in the closing state nothing to read means: close now
@@ -204,58 +204,74 @@ class _WaitingSocket(AssociationSocket):
         if nr_bytes > self._limit:
             raise OSError(f"a PDU of {nr_bytes} bytes is longer than {self._limit}")
         received = bytearray(nr_bytes)
-        start = len(self._pushed_back)
-        received[:start] = self._pushed_back
-        self._pushed_back = b""
-        return received[: start + self.recv_into(memoryview(received)[start:])]
-
-    def recv_into(self, buffer: memoryview) -> int:
-        """Fill `buffer`; returns how many bytes came before the connection ended. Raises OSError."""
+        filled = self._take_pushed_back(memoryview(received))
         connection = cast(socket.socket, self.socket)
-        filled = 0
-        while filled < len(buffer):
-            count = connection.recv_into(buffer[filled:])
+        while filled < nr_bytes:
+            count = connection.recv_into(memoryview(received)[filled:])
             if not count:
                 break
             filled += count
-        return filled
+        return received[:filled]
 
-    def more_comes(self) -> bool:
-        """Wait for data; False where none came, or something else asks for the DUL thread's attention."""
+    def receive(self, buffer: memoryview) -> int | None:
+        """Read what is there; None where nothing is, 0 where the connection has ended. Raises OSError."""
+        if self._pushed_back:
+            return self._take_pushed_back(buffer)
         connection = cast(socket.socket, self.socket)
-        if isinstance(connection, ssl.SSLSocket) and connection.pending():
+        if isinstance(connection, ssl.SSLSocket):
+            return connection.recv_into(buffer) if self.more_comes(0) else None
+        try:
+            return connection.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def more_comes(self, wait_ms: int = WAIT_MS) -> bool:
+        """Wait for data; False where none came, or something else asks for the DUL thread's attention."""
+        if self._at_hand(cast(socket.socket, self.socket)):
             return True
-        happened = self._poll.poll(WAIT_MS)
+        happened = self._poll.poll(wait_ms)
         return len(happened) == 1 and happened[0][0] != self._wake_up.descriptor
 
     def push_back(self, data: bytes) -> None:
-        """The next `recv` begins with these bytes."""
-        self._pushed_back = data
+        """What is read next begins with these bytes."""
+        self._pushed_back = data + self._pushed_back
+
+    def _take_pushed_back(self, buffer: memoryview) -> int:
+        taken = self._pushed_back[: len(buffer)]
+        buffer[: len(taken)] = taken
+        self._pushed_back = self._pushed_back[len(taken) :]
+        return len(taken)
+
+    def _at_hand(self, connection: socket.socket) -> bool:
+        """Whether something is there that the kernel does not know of."""
+        return bool(self._pushed_back) or (isinstance(connection, ssl.SSLSocket) and connection.pending() > 0)
 
 
 class _PDUReader:
     """Reads P-DATA of one association; anything else goes to `original`."""
 
-    def __init__(self, association: Any, original: Callable[[], None], messages: _MessageAssembly) -> None:
+    def __init__(
+        self, association: Any, original: Callable[[], None], messages: _MessageAssembly, longest_pdu: int
+    ) -> None:
         self._association = association
         self._original = original
         self._messages = messages
-        self._buffer = bytearray()
+        self._stream = FragmentStream(longest_pdu)
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._stretch = min(STRETCH_S, (association.network_timeout or STRETCH_S) / 4)
 
     def read(self) -> None:
-        """Read one PDU, or a data set to its end; what goes wrong becomes an event, as in pynetdicom.
+        """Read what comes while it is P-DATA; what goes wrong becomes an event, as in pynetdicom.
 
-        Inside a data set only the peer has anything to say, and a round of the reactor for each PDU costs more than
-        the PDU does.
+        Between P-DATA only the peer has anything to say, and a round of the reactor for each PDU costs more than the
+        PDU does.
         """
         dul = self._association.dul
-        connection: _WaitingSocket = dul.socket
+        if dul.state_machine.current_state != DATA_TRANSFER:
+            self._original()
+            return
         try:
-            self._read(connection, dul.state_machine.current_state)
-            until = time.monotonic() + self._stretch
-            while self._messages.inside_data_set and time.monotonic() < until and connection.more_comes():
-                self._read(connection, dul.state_machine.current_state)
+            self._read(dul.socket)
         except ProtocolViolation as violation:
             LOGGER.warning("association aborted", why=str(violation))
             self._messages.abandon()
@@ -264,24 +280,24 @@ class _PDUReader:
             self._messages.abandon()
             dul.event_queue.put("Evt17")
 
-    def _read(self, connection: _WaitingSocket, state: str) -> None:
-        head = connection.recv(6)
-        if len(head) == 6 and head[0] == P_DATA_TF and state == DATA_TRANSFER:
-            self._messages.take(self._body(connection, int.from_bytes(head[2:6], "big")))
-            return
-        self._messages.abandon()  # nothing but P-DATA belongs between the fragments of a message
-        connection.push_back(bytes(head))
-        self._original()
-
-    def _body(self, connection: _WaitingSocket, length: int) -> memoryview:
-        if length > connection._limit:
-            raise ProtocolViolation(f"a PDU of {length} bytes is longer than {connection._limit}")
-        if length > len(self._buffer):
-            self._buffer = bytearray(length)
-        body = memoryview(self._buffer)[:length]
-        if connection.recv_into(body) < length:
-            raise OSError("connection ended inside a PDU")
-        return body
+    def _read(self, connection: _WaitingSocket) -> None:
+        until = time.monotonic() + self._stretch
+        while time.monotonic() < until:
+            count = connection.receive(self._buffer)
+            if count is None:
+                if not connection.more_comes():
+                    return
+                continue
+            if not count:
+                raise OSError("the connection ended")
+            for context_id, control, data in self._stream.fragments(self._buffer[:count]):
+                self._messages.take(context_id, control, data)
+            if self._stream.rest:
+                self._messages.abandon()  # nothing but P-DATA belongs between the fragments of a message
+                connection.push_back(self._stream.rest)
+                self._stream.rest = b""
+                self._original()
+                return
 
 
 class _MessageAssembly:
@@ -299,24 +315,10 @@ class _MessageAssembly:
         self._storing: Storing | None = None
         self._passing = False
 
-    @property
-    def inside_data_set(self) -> bool:
-        """Whether a data set has begun and not ended."""
-        return self._storing is not None
-
-    def take(self, body: memoryview) -> None:
-        """Take the PDVs of one P-DATA-TF (PS3.8 9.3.5.1, annex E). Raises ProtocolViolation, OSError."""
-        at = 0
-        while at < len(body):
-            if at + 6 > len(body):
-                raise ProtocolViolation("a PDU ends inside a PDV")
-            length, context_id, control = struct.unpack_from(">LBB", body, at)
-            end = at + 4 + length
-            if length < 2 or end > len(body):
-                raise ProtocolViolation("a PDV is longer than its PDU")
-            with self._lock:
-                self._fragment(context_id, control, body[at + 6 : end])
-            at = end
+    def take(self, context_id: int, control: int, data: memoryview) -> None:
+        """Take a fragment of a message, or a part of one. Raises ProtocolViolation, OSError."""
+        with self._lock:
+            self._fragment(context_id, control, data)
 
     def abandon(self) -> None:
         """Give up the data set that is not whole, if there is one."""
