@@ -13,8 +13,8 @@ P_DATA_TF = 0x04
 LAST = 0x02
 """The bit of a message control header that marks the last fragment."""
 
-_HEADER = 6
-"""PDUs and PDVs both begin with six bytes."""
+_PDU_HEADER = 6
+_PDV_HEADER = 6
 
 
 class ProtocolViolation(Exception):
@@ -49,37 +49,32 @@ class FragmentStream:
                 control = self._control & ~LAST if self._pdv_left else self._control
                 yield self._context_id, control, part
                 continue
-            start, at = at, at + _HEADER - len(self._header)
+            missing = (0 if self._pdu_left else _PDU_HEADER) + _PDV_HEADER - len(self._header)
+            start, at = at, at + missing
             self._header += data[start:at]
             if not self._pdu_left and self._header[0] != P_DATA_TF:
                 self.rest = bytes(self._header) + bytes(data[at:])
                 self._header.clear()
                 return
-            if len(self._header) == _HEADER and self._take_header():
+            if at <= len(data) and self._take_header():
                 yield self._context_id, self._control, data[:0]
 
     def _take_header(self) -> bool:
-        """Take the header of a PDU or a PDV; True: it is a PDV without any bytes."""
+        """Take the header of a PDV, behind that of its PDU where it is the first; True: it has no bytes."""
         header = bytes(self._header)
         self._header.clear()
         if not self._pdu_left:
-            self._pdu_left = int.from_bytes(header[2:], "big")
+            self._pdu_left = int.from_bytes(header[2:_PDU_HEADER], "big")
+            header = header[_PDU_HEADER:]
             if self._pdu_left > self._max_pdu_bytes:
                 raise ProtocolViolation(
                     f"a PDU of {self._pdu_left} bytes is longer than {self._max_pdu_bytes}"
                 )
-        else:
-            length, self._context_id, self._control = struct.unpack(">LBB", header)
-            self._pdu_left -= length + 4
-            if length < 2 or self._pdu_left < 0:
-                raise ProtocolViolation("a PDV is longer than its PDU")
-            self._pdv_left = length - 2
-            if not self._pdv_left:
-                self._check_room()
-                return True
-        self._check_room()
-        return False
-
-    def _check_room(self) -> None:
-        if 0 < self._pdu_left < _HEADER:
+        length, self._context_id, self._control = struct.unpack(">LBB", header)
+        self._pdu_left -= length + 4
+        if length < 2 or self._pdu_left < 0:
+            raise ProtocolViolation("a PDV is longer than its PDU")
+        if 0 < self._pdu_left < _PDV_HEADER:
             raise ProtocolViolation("a PDU ends inside a PDV")
+        self._pdv_left = length - 2
+        return not self._pdv_left

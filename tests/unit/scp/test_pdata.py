@@ -14,7 +14,9 @@ from scp.pdata import LAST, FragmentStream, ProtocolViolation
 MAX_PDU_BYTES = 2**16
 A_RELEASE_RQ = struct.pack(">BBLL", 5, 0, 4, 0)
 
-pdvs = st.lists(st.tuples(st.integers(1, 255), st.integers(0, 3), st.binary(max_size=40)), max_size=4)
+pdvs = st.lists(
+    st.tuples(st.integers(1, 255), st.integers(0, 3), st.binary(max_size=40)), min_size=1, max_size=4
+)
 streams = st.lists(pdvs, max_size=4)
 
 
@@ -69,8 +71,8 @@ def test_it_ends_at_another_pdu(pdus: list[list[tuple[int, int, bytes]]], size: 
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (struct.pack(">BBL", 4, 0, MAX_PDU_BYTES + 1), "longer than 65536"),
-        (struct.pack(">BBL", 4, 0, 5) + b"\0\0\0\2\1", "ends inside a PDV"),
+        (struct.pack(">BBLLBB", 4, 0, MAX_PDU_BYTES + 1, 2, 1, 0), "longer than 65536"),
+        (struct.pack(">BBLLBB", 4, 0, 0, 2, 1, 0), "longer than its PDU"),
         (struct.pack(">BBLLBB", 4, 0, 6, 3, 1, 0), "longer than its PDU"),
         (struct.pack(">BBLLBB", 4, 0, 6, 1, 1, 0), "longer than its PDU"),
         (struct.pack(">BBLLBB", 4, 0, 9, 2, 1, 0), "ends inside a PDV"),
