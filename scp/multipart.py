@@ -54,6 +54,7 @@ class MultipartReader:
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
         self._begin = begin
         self._buffer = bytearray(b"\r\n")  # so that the first delimiter looks like all others
+        self._lead = len(self._buffer)  # bytes in front that are no content
         self._part: Part | None = None
         self._in_headers = False
         self._done = False
@@ -76,9 +77,10 @@ class MultipartReader:
         at = self._buffer.find(self._delimiter)
         if at < 0:
             surely = len(self._buffer) - len(self._delimiter) - 2
-            if surely > 0:
-                self._write(bytes(self._buffer[:surely]))
+            if surely > self._lead:
+                self._write(bytes(self._buffer[self._lead : surely]))
                 del self._buffer[:surely]
+                self._lead = 0
             return False
         after = at + len(self._delimiter)
         if len(self._buffer) < after + 2:
@@ -89,7 +91,8 @@ class MultipartReader:
             if len(self._buffer) - after > MAX_HEADER_BYTES:
                 raise Malformed("a delimiter line without end")
             return False
-        self._write(bytes(self._buffer[:at]))
+        self._write(bytes(self._buffer[self._lead : at]))
+        self._lead = 0
         if self._part is not None:
             self._part.finish()
             self._part = None
@@ -109,10 +112,9 @@ class MultipartReader:
             name, _, value = line.partition(":")
             if name.strip().lower() == "content-type":
                 kind = value.strip()
-        del self._buffer[: end + 4]
-        # a body that is empty is followed by its delimiter at once: its CRLF is ours
-        if self._buffer.startswith(self._delimiter[2:]):
-            self._buffer[:0] = b"\r\n"
+        # The CRLF stays: the delimiter behind an empty body has no other
+        del self._buffer[: end + 2]
+        self._lead = 2
         self._part = self._begin(kind)
         self._in_headers = False
         return True

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clocks import Clock
 from tiny_packages import SYSTEMS, write_package
 
 from node.casework import open_casework
@@ -25,22 +26,8 @@ from store.database import Database, open_database
 from store.deliveries import Backoff
 from store.migrations import upgrade
 
-START = datetime.datetime(2026, 1, 5, 8, 0, tzinfo=datetime.UTC)
 SECOND = datetime.timedelta(seconds=1)
 LISTENER = "LUNGNODE@127.0.0.1:11112"
-
-
-class Clock:
-    """A clock that goes only when it is told to."""
-
-    def __init__(self, now: datetime.datetime = START) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime.datetime:
-        return self.now
-
-    def tick(self, seconds: float) -> None:
-        self.now += datetime.timedelta(seconds=seconds)
 
 
 @dataclass
@@ -157,7 +144,7 @@ def _receive(
         path.parent.mkdir(parents=True, exist_ok=True)
         instance.save_as(path, enforce_file_format=True)
         content = path.read_bytes()
-        node.clock.tick(0.01)
+        node.clock.forward(0.01)
         with node.database.write() as session:
             receipts.record_instance(
                 session,
@@ -182,7 +169,7 @@ def _receive(
 
 
 def _complete(node: ShownNode) -> None:
-    node.clock.tick(31)
+    node.clock.forward(31)
     policy = CompletenessPolicy(quiet=30 * SECOND, max_wait=1800 * SECOND)
     complete_due(node.database, policy, node.clock())
 
@@ -205,7 +192,7 @@ def _work(node: ShownNode, *, archive: bool, ward: bool) -> None:
             clock=node.clock,
         )
         while worker.work_one(threading.Event()):
-            node.clock.tick(2)
+            node.clock.forward(2)
     for destination in settings.destinations:
         courier = Courier(
             database=node.database,
@@ -220,4 +207,4 @@ def _work(node: ShownNode, *, archive: bool, ward: bool) -> None:
         )
         if archive or destination.name != "archive":
             courier.deliver_due(threading.Event())
-        node.clock.tick(1)
+        node.clock.forward(1)

@@ -23,6 +23,7 @@ class Where:
 
 TARGETS: Mapping[str, Where] = {
     "association": Where("associations", "ASSOCIATION", ("scp", "pynetdicom")),
+    "pdus": Where("fragments", "PDUS"),
     "command_set": Where("messages", "COMMAND_SET"),
     "data_set": Where("data_sets", "DATA_SET"),
     "notification": Where("notifications", "NOTIFICATION", ("scp", "pydicom")),

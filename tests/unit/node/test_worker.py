@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from clocks import Clock
 from tiny_packages import SYSTEMS, write_package
 
 from engine.errors import DeviceLost, NotScreenable, RunnerFailed, Undecodable
@@ -24,14 +25,6 @@ from store.database import Database
 from store.states import StudyState
 
 LEASE = timedelta(seconds=WorkerConfiguration().lease_seconds)
-
-
-@dataclass
-class Clock:
-    now: datetime = field(default_factory=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import Clock
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
@@ -24,23 +25,9 @@ SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 
 
-@dataclass
-class Clock:
-    """A clock that the test moves."""
-
-    time: datetime = NOW
-
-    def __call__(self) -> datetime:
-        return self.time
-
-    def forward(self, seconds: float) -> datetime:
-        self.time += timedelta(seconds=seconds)
-        return self.time
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 def ct_dataset(number: int, *, series: str = f"{STUDY}.1", study: str = STUDY, **attributes: str) -> Dataset:
