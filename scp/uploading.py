@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,6 +29,7 @@ from store import uploads
 from store.database import Database
 from store.object_folder import ObjectFolder, ObjectStoreAway
 from store.uploads import HeldImage
+from store.wakeups import Stop
 
 BATCH = 32
 """So many images are uploaded at once, and noted in one transaction."""
@@ -42,18 +42,6 @@ FRESH_S = 60.0
 OLD_FOLDER_S = 3600.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("uploader")
-
-
-class Stop(Protocol):
-    """Tells when to end."""
-
-    def is_set(self) -> bool:
-        """Whether to end now."""
-        ...
-
-    def wait(self, timeout: float) -> bool:
-        """Wait until told to end, at most `timeout` seconds; whether told."""
-        ...
 
 
 def node_of(storage: Path) -> str:
