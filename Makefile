@@ -19,7 +19,7 @@ help:
 	@echo "make test-all         all tests, the slow ones too"
 	@echo "make fuzz             hostile input for all that reads foreign bytes (MINUTES=15), findings in var/fuzz/found"
 	@echo "make soak             a mixed load on the whole node (MINUTES=10), what is lost, doubled or grows"
-	@echo "make bench            the engines against PyTorch, studies stage by stage (SLICES=300), into docs/performance.md"
+	@echo "make bench            the engines against PyTorch, studies stage by stage (SLICES=16), into docs/performance.md"
 	@echo "make audit            known vulnerabilities of the locked dependencies (asks PyPI; SECONDS=600)"
 	@echo "make lint             style, types, import rules"
 	@echo "make install          the node in .venv, without what only training and tests need"
@@ -67,7 +67,7 @@ soak: .venv/testing
 	@$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),10)
 
 bench: .venv/testing
-	$(BIN)/python benchmarks/engines.py --slices $(or $(SLICES),300) --document docs/performance.md
+	$(BIN)/python benchmarks/engines.py --slices $(or $(SLICES),16) --document docs/performance.md
 
 .venv/audit/made: .venv/made
 	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --quiet pip-audit

@@ -1,11 +1,13 @@
 """Speed of the engines: the papers' networks at full size with random weights, and studies with `lungnode screen`.
 
-    make bench                                       300 slices, about an hour on two cores
-    python benchmarks/engines.py --slices 16         the same on fewer slices, scaled to a study of 300
+    make bench                       on 16 slices of each network, about ten minutes on two quiet cores
+    make bench SLICES=300            on all slices of a study, hours in eager PyTorch
 
-All backends are measured in one run, round by round in turn, so that a busy moment meets all of them: medians, and
-ratios to the same networks in eager PyTorch (float32 on the CPU, half and channels-last on a GPU). The table is written
-into docs/performance.md between two marks.
+The work of the networks is linear in the slices (the patient network apart, which gets 300 in any case), so fewer are
+scaled to a study of 300, and the table says so. Studies are run whole with the compact packages; with full-size
+networks on 75 slices, the fewest that are screened. All backends are measured in one run, round by round in turn, so
+that a busy moment meets all of them: medians, and ratios to the same networks in eager PyTorch (float32 on the CPU,
+half and channels-last on a GPU). The tables are written into docs/performance.md between two marks.
 """
 
 from __future__ import annotations
@@ -81,6 +83,17 @@ class Timed:
     wall: tuple[float, ...]
     processor: tuple[float, ...]
 
+    @property
+    def median(self) -> float:
+        """Of the wall clock."""
+        return statistics.median(self.wall)
+
+
+Measured = list[tuple[Work, dict[str, Timed]]]
+"""Every work with what each backend took for it."""
+
+EAGER, EAGER_GPU = "PyTorch eager f32", "GPU: PyTorch eager f16"
+
 
 def works(features: int, batch: int) -> list[Work]:
     """The work of a study."""
@@ -137,13 +150,13 @@ def candidates(
     package: ModelPackage, size: str, options: RunnerOptions, int8: bool
 ) -> Iterator[tuple[str, Call]]:
     """Every backend that works here, the reference first; what does not is said."""
-    yield "PyTorch eager f32", eager(size, package.metadata.system, "cpu")
+    yield EAGER, eager(size, package.metadata.system, "cpu")
     for precision in ("f32", "bf16"):
         runner = OpenVINORunner(package, replace(options, precision=precision, engines=None))  # type: ignore[arg-type]
         yield f"OpenVINO {precision}", _ran_through(runner)
     wanted = [("openvino", "int8")] if int8 else []
     if torch.cuda.is_available():
-        yield "GPU: PyTorch eager f16", eager(size, package.metadata.system, "cuda")
+        yield EAGER_GPU, eager(size, package.metadata.system, "cuda")
         wanted.append(("tensorrt", "f16"))
     for device, precision in wanted:
         try:
@@ -183,32 +196,59 @@ def measured(found: dict[str, Call], work: Work, slices: int, rounds: int) -> di
     return {name: Timed(*zip(*pairs, strict=True)) for name, pairs in seconds.items()}
 
 
-def network_rows(arguments: argparse.Namespace, work_folder: Path) -> list[str]:
-    """Rows of the table of networks."""
+def measured_networks(arguments: argparse.Namespace, work_folder: Path) -> Measured:
+    """Every work on every backend that works here."""
     found = packages(arguments.size, work_folder)
     width = graphs_of(arguments.size)["m3lung"]["patient"].example().shape[1]
     engines = EngineOptions(work_folder / "engines", ROOT / "trt_engines")
     options = RunnerOptions(threads=arguments.threads, batch=arguments.batch, engines=engines)
-    rows = []
+    results = []
     for work in works(width, arguments.batch):
         calls = dict(candidates(found[work.system], arguments.size, options, arguments.int8))
-        results = measured(calls, work, arguments.slices, arguments.rounds)
-        for name, timed in results.items():
-            on_gpu = name.startswith("GPU")
-            base = results["GPU: PyTorch eager f16" if on_gpu else "PyTorch eager f32"]
-            rows.append(_row(work, name, timed, base, work.aim_gpu if on_gpu else work.aim_cpu))
-        if not any(name.startswith("GPU") for name in results):
-            rows.append(f"| {work.name} | GPU: TensorRT f16 | not run: no GPU | | | | <= {work.aim_gpu:g} |")
+        results.append((work, measured(calls, work, arguments.slices, arguments.rounds)))
+    return results
+
+
+def aim_rows(results: Measured) -> list[str]:
+    """The table of aims: the best backend of this processor and of its GPU; what is not here is said."""
+    amx = "amx_bf16" in _flags()
+    rows = []
+    for work, timed in results:
+        cells = [f"| {work.name}", f"<= {work.aim_cpu:g}", _cell(_best(timed, gpu=False), EAGER, timed)]
+        if not amx:
+            cells[-1] += "; with AMX: not measured: no AMX"
+        gpu = _best(timed, gpu=True)
+        on_gpu = _cell(gpu, EAGER_GPU, timed) if gpu else "not measured: no GPU"
+        rows.append(" | ".join([*cells, f"<= {work.aim_gpu:g}", on_gpu]) + " |")
     return rows
 
 
-def _row(work: Work, name: str, timed: Timed, base: Timed, aim: float) -> str:
-    wall, processor = statistics.median(timed.wall), statistics.median(timed.processor)
-    faster, cheaper = statistics.median(base.wall) / wall, statistics.median(base.processor) / processor
+def _best(timed: dict[str, Timed], *, gpu: bool) -> str | None:
+    names = [name for name in timed if name.startswith("GPU") == gpu and name not in (EAGER, EAGER_GPU)]
+    return min(names, key=lambda name: timed[name].median, default=None)
+
+
+def _cell(name: str | None, base: str, timed: dict[str, Timed]) -> str:
+    assert name is not None, "OpenVINO runs on every processor"
+    ratio = timed[base].median / timed[name].median
+    return f"{timed[name].median:.2f} by {name.removeprefix('GPU: ')}, x {ratio:.1f}"
+
+
+def network_rows(results: Measured) -> list[str]:
+    """Rows of the table of networks, every backend."""
+    return [
+        _row(work, name, timed, results_of_work[EAGER_GPU if name.startswith("GPU") else EAGER])
+        for work, results_of_work in results
+        for name, timed in results_of_work.items()
+    ]
+
+
+def _row(work: Work, name: str, timed: Timed, base: Timed) -> str:
+    processor = statistics.median(timed.processor)
+    cheaper = statistics.median(base.processor) / processor
     return (
-        f"| {work.name} | {name} | {wall:.1f} | {min(timed.wall):.1f} to {max(timed.wall):.1f} | {processor:.1f} "
-        f"| x {faster:.1f} (processor x {cheaper:.1f}) "
-        f"| <= {aim:g} |"
+        f"| {work.name} | {name} | {timed.median:.2f} | {min(timed.wall):.2f} to {max(timed.wall):.2f} "
+        f"| {processor:.1f} | x {base.median / timed.median:.1f} (processor x {cheaper:.1f}) |"
     )
 
 
@@ -246,21 +286,20 @@ def screened(folder: Path, models: list[Path], threads: int, out: Path) -> Study
 
 def study_rows(arguments: argparse.Namespace, work_folder: Path) -> list[str]:
     """Rows of the table of studies: the phantom with the compact packages, and at full size with random weights."""
-    slices = max(FEWEST_OF_A_STUDY, arguments.slices)
-    folder = _phantom(work_folder / f"phantom-{slices}", slices)
     compact = sorted((ROOT / "models").glob("*-compact"))
     full = [package.path for package in packages("full", work_folder).values()]
+    fewer = min(STUDY, max(FEWEST_OF_A_STUDY, arguments.slices))
     rows = []
-    for name, models, rounds, aim in (
-        ("compact packages", compact, arguments.rounds, "<= 8 s"),
-        ("full size, random weights, segmented", full, 1, "< 4 GiB"),
+    for name, models, slices, rounds, aim in (
+        ("compact packages", compact, STUDY, arguments.rounds, "stages <= 8 s"),
+        ("full size, random weights, segmented", full, fewer, 1, "peak < 4 GiB"),
     ):
+        folder = _phantom(work_folder / f"phantom-{slices}", slices)
         runs = [screened(folder, models, arguments.threads, work_folder / "screened") for _ in range(rounds)]
         run = sorted(runs, key=lambda r: sum(r.stages.values()))[len(runs) // 2]
-        stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in run.stages.items())
-        total = sum(run.stages.values())
+        stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in run.stages.items())
         rows.append(
-            f"| {name} | {slices} | {total:.1f} | {run.whole:.1f} | {run.processor:.1f} "
+            f"| {name} | {slices} | {sum(run.stages.values()):.1f} | {run.whole:.1f} | {run.processor:.1f} "
             f"| {max(r.peak for r in runs):.2f} | {aim} | {stages} |"
         )
         print(rows[-1], file=sys.stderr, flush=True)
@@ -277,36 +316,54 @@ def _phantom(folder: Path, slices: int) -> Path:
     return folder
 
 
+def _cpuinfo() -> str:
+    return Path("/proc/cpuinfo").read_text()
+
+
+def _flags() -> list[str]:
+    """What the processor multiplies in hardware."""
+    return [
+        flag for flag in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni") if flag in _cpuinfo().split()
+    ]
+
+
 def machine() -> str:
     """Processor, what it multiplies in hardware, cores, GPU and load, in one line."""
-    text = Path("/proc/cpuinfo").read_text()
-    models = [line for line in text.splitlines() if line.startswith("model name")]
+    models = [line for line in _cpuinfo().splitlines() if line.startswith("model name")]
     name = models[0].partition(":")[2].strip() if models else platform.processor()
-    flags = [flag for flag in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni") if flag in text]
+    flags = _flags()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     return f"{name} ({', '.join(flags) or 'no bfloat16'}), {cores} cores, {gpu}; load {load:.1f} at the start"
 
 
 def report(arguments: argparse.Namespace) -> str:
-    """Both tables in Markdown."""
-    scaled = "" if arguments.slices >= STUDY else f", measured on {arguments.slices} and scaled"
-    head = [
+    """All tables in Markdown."""
+    scaled = (
+        ""
+        if arguments.slices >= STUDY
+        else f", measured on {arguments.slices} and scaled, as the work is linear"
+    )
+    head = (
         f"{date.today():%-d %B %Y}, {machine()}. {STUDY} slices of 512 x 512{scaled}; medians of {arguments.rounds} "
-        f"rounds, batches of {arguments.batch}; {arguments.size} size, random weights. Ratios are to eager PyTorch in "
-        "the same run.",
-    ]
+        f"rounds, batches of {arguments.batch}; {arguments.size} size, random weights. Seconds; x is against eager "
+        "PyTorch (float32, aim >= 8; on a GPU half and channels-last, aim >= 2) in the same run."
+    )
     arguments.work = arguments.work.resolve()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    networks = network_rows(arguments, arguments.work)
-    studies = study_rows(arguments, arguments.work) if arguments.studies else []
-    columns = "| networks | backend | s | spread | processor s | against eager | aim, s |"
-    lines = [*head, "", columns, "|---|---|---|---|---|---|---|", *networks]
-    if studies:
+    results = measured_networks(arguments, arguments.work)
+    tables = [
+        ("| networks | aim, two cores with AMX | here | aim, H200-class GPU | here |", aim_rows(results)),
+        ("| networks | backend | s | spread | processor s | against eager |", network_rows(results)),
+    ]
+    if arguments.studies:
         columns = (
             "| study (phantom) | slices | stages s | process s | processor s | peak GiB | aim | stages |"
         )
-        lines += ["", columns, "|---|---|---|---|---|---|---|---|", *studies]
+        tables.append((columns, study_rows(arguments, arguments.work)))
+    lines = [head]
+    for columns, rows in tables:
+        lines += ["", columns, "|---" * (columns.count("|") - 1) + "|", *rows]
     return "\n".join(lines)
 
 
@@ -325,7 +382,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=("full", "compact"), default="full")
-    parser.add_argument("--slices", type=int, default=STUDY, help="slices measured; fewer are scaled to 300")
+    parser.add_argument("--slices", type=int, default=16, help="slices measured; fewer are scaled to 300")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=RunnerOptions().batch)
     parser.add_argument("--threads", type=int, default=0, help="0: all cores")
