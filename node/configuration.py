@@ -298,6 +298,7 @@ class RayConfiguration(_Section):
     cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0
     gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
     start_seconds: Seconds = 120.0
+    idle_seconds: Seconds = 300.0
 
 
 class ResultsConfiguration(_Section):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -50,6 +51,8 @@ NAMESPACE = "lungnode"
 MOST_LOSSES = 3
 """So many actors may be lost over one study; then the study is taken for what kills them."""
 _LOOK_SECONDS = 0.1
+_RETIRE_SECONDS = 10.0
+_HEAD_SECONDS = 2.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ray")
 
@@ -59,8 +62,10 @@ class RayOptions:
     """Which cluster, and what an actor asks of it.
 
     address: `auto` for the cluster that this machine belongs to (or RAY_ADDRESS names), `local` for one that is
-    started here and ends with this process, else HOST:PORT of the head. actors: how many; those for which the cluster
-    has no room wait, which is what Ray's autoscaler adds machines for. start_seconds: longest wait for the first.
+    started here and ends with this process, else HOST:PORT of the head. actors: how many at most. They are started as
+    volumes wait for one, and those for which the cluster has no room wait, which is what Ray's autoscaler adds machines
+    for; all but one end after idle_seconds without work, and Ray's autoscaler takes their machines away.
+    start_seconds: longest wait for the first.
     """
 
     address: str = "auto"
@@ -68,6 +73,7 @@ class RayOptions:
     cpus: float = 1.0
     gpus: float = 0.0
     start_seconds: float = 120.0
+    idle_seconds: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -101,14 +107,23 @@ class RayExecutor:
 
     Raises RunnerFailed where no actor can be started.
 
-    lost_actors: how many have died so far.
+    lost_actors: how many have died so far. clock: seconds that pass evenly.
     """
 
-    def __init__(self, models: Sequence[Path], runner: RunnerOptions, options: RayOptions) -> None:
+    def __init__(
+        self,
+        models: Sequence[Path],
+        runner: RunnerOptions,
+        options: RayOptions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._options = options
-        self._free: list[Any] = []
+        self._clock = clock
+        self._free: list[tuple[Any, float]] = []
         self._starting: dict[Any, Any] = {}
+        self._busy = self._waiting = 0
         self._change = threading.Condition()
+        self._ended = threading.Event()
         _connect(options)
         threads = runner.threads or max(1, math.floor(options.cpus))
         actor: Any = ray.remote(ScreeningActor)
@@ -117,13 +132,12 @@ class RayExecutor:
         self._runner = replace(runner, threads=threads)
         self._equipment: Equipment | None = None
         self.lost_actors = 0
-        for _ in range(options.actors):
-            self._start_one()
         try:
             self._give_back(self._take())
         except RunnerFailed:
             self.__exit__()
             raise
+        threading.Thread(target=self._retire_idle, name="ray actors", daemon=True).start()
 
     @property
     def packages(self) -> tuple[PackageReference, ...]:
@@ -165,7 +179,13 @@ class RayExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         ray.shutdown()
+
+    @property
+    def actors(self) -> int:
+        """How many actors there are, those included that wait for room in the cluster."""
+        return len(self._free) + self._busy + len(self._starting)
 
     @property
     def _known(self) -> Equipment:
@@ -178,27 +198,52 @@ class RayExecutor:
 
     def _take(self) -> Any:
         """An actor that nobody uses; waits for one. Raises RunnerFailed where none starts in time."""
-        deadline = time.monotonic() + self._options.start_seconds
+        deadline = self._clock() + self._options.start_seconds
         with self._change:
-            while not self._free:
-                self._harvest()
-                if self._free:
-                    break
-                if len(self._starting) == self._options.actors and time.monotonic() > deadline:
-                    raise RunnerFailed(self._no_room())
-                self._change.wait(_LOOK_SECONDS)
-            return self._free.pop()
+            self._waiting += 1
+            try:
+                while not self._free:
+                    self._await_one(deadline)
+            finally:
+                self._waiting -= 1
+            self._busy += 1
+            return self._free.pop()[0]
+
+    def _await_one(self, deadline: float) -> None:
+        """See to it that an actor is under way for everybody who waits, and look whether one has started."""
+        if len(self._starting) < self._waiting and self.actors < self._options.actors:
+            self._start_one()
+        self._harvest()
+        if self._free:
+            return
+        if not self._busy and self._clock() > deadline:
+            raise RunnerFailed(self._no_room())
+        self._change.wait(_LOOK_SECONDS)
 
     def _give_back(self, actor: Any) -> None:
         with self._change:
-            self._free.append(actor)
+            self._busy -= 1
+            self._free.append((actor, self._clock()))
             self._change.notify()
+
+    def _retire_idle(self) -> None:
+        """End actors that have been without work for long, all but one: what is free longest is used last."""
+        while not self._ended.wait(min(self._options.idle_seconds, _RETIRE_SECONDS)):
+            with self._change:
+                while self.actors > 1 and self._free and self._is_idle(self._free[0][1]):
+                    actor, _ = self._free.pop(0)
+                    log.info("actor without work ends", left=self.actors)
+                    ray.kill(actor)
+
+    def _is_idle(self, since: float) -> bool:
+        return self._clock() - since > self._options.idle_seconds
 
     def _replace(self, actor: Any, error: Exception) -> None:
         """Start another actor for one that is lost; those that are free are taken first."""
         log.warning("actor lost: its study goes to another", why=" ".join(str(error).split())[:200])
         ray.kill(actor)
         with self._change:
+            self._busy -= 1
             self.lost_actors += 1
             self._start_one()
 
@@ -222,7 +267,7 @@ class RayExecutor:
                     "would differ; set screening.precision and screening.device for all"
                 )
             self._equipment = equipment
-            self._free.append(actor)
+            self._free.append((actor, self._clock()))
 
     def _no_room(self) -> str:
         options = self._options
@@ -242,12 +287,35 @@ def _connect(options: RayOptions) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # else what is started here runs with nice 15
     settings: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "configure_logging": False}
+    _await_head(options)
     if options.address == "local":
         settings |= {"include_dashboard": False, "num_cpus": math.ceil(options.cpus * options.actors)}
     try:
         ray.init(address=options.address, **settings)
     except (ConnectionError, RuntimeError, ValueError, RaySystemError, GetTimeoutError) as error:
         raise RunnerFailed(f"Ray at {options.address}: {error}; start it, or set ray.address") from None
+
+
+def _await_head(options: RayOptions) -> None:
+    """Wait for a head that is named by HOST:PORT: Ray itself would try for many minutes, and not say so.
+
+    Raises RunnerFailed.
+    """
+    host, _, port = options.address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    deadline = time.monotonic() + options.start_seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=options.start_seconds).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RunnerFailed(
+                    f"Ray at {options.address}: {error.strerror or error}; start it, or set ray.address"
+                ) from None
+            log.warning("the head of the Ray cluster does not answer", address=options.address)
+            time.sleep(min(_HEAD_SECONDS, options.start_seconds))
 
 
 def _cause(error: Exception) -> Exception:

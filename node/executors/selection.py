@@ -38,5 +38,12 @@ def open_executor(
     return RayExecutor(
         models,
         runner,
-        RayOptions(section.address, section.actors, section.cpus, section.gpus, section.start_seconds),
+        RayOptions(
+            section.address,
+            section.actors,
+            section.cpus,
+            section.gpus,
+            section.start_seconds,
+            section.idle_seconds,
+        ),
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_own_models import dense_lung, identity, write_own_package
 from tiny_packages import SYSTEMS, write_package
 
 from engine.errors import NotScreenable, RunnerFailed
@@ -119,6 +120,23 @@ def test_what_an_actor_raises_arrives_as_it_was(
             executor.screen(volume, SeriesRules(min_slices=1000))
         assert_same(executor.screen(volume, SeriesRules()), expected)
         assert executor.lost_actors == 0
+
+
+def test_own_models_speak_there_as_they_do_here(
+    cluster: Any, models: tuple[Path, ...], volume: Volume, tmp_path: Path
+) -> None:
+    from node.executors.ray_executor import RayExecutor, RayOptions
+
+    own = write_own_package(tmp_path / "dense-lung", identity("N", 1, "H", "W"), **dense_lung())
+    with LocalExecutor(open_systems((*models, own), RUNNER)) as local:
+        here = local.screen(volume, SeriesRules())
+    options = RayOptions(cluster.address, actors=1, start_seconds=240)
+    with RayExecutor((*models, own), RUNNER, options) as executor:
+        there = executor.screen(volume, SeriesRules())
+    assert_same(there, here)
+    assert [one.package for one in there.own_models] == [one.package for one in here.own_models] != []
+    for one, other in zip(there.own_models, here.own_models, strict=True):
+        np.testing.assert_array_equal(one.labels, other.labels)
 
 
 def test_a_cluster_without_room_is_told(cluster: Any, models: tuple[Path, ...]) -> None:

@@ -19,6 +19,7 @@ from engine.runners.interface import RunnerOptions
 from node.configuration import Configuration, ScreeningConfiguration
 from node.executors.selection import open_executor
 from node.executors.shipping import packed_findings, packed_package, unpacked_findings, unpacked_package
+from node.stand_in_pacs import free_port
 
 
 def findings(labels: np.ndarray, lungs: np.ndarray) -> Findings:
@@ -100,6 +101,14 @@ def test_without_ray_the_message_says_how_to_install_it(monkeypatch: pytest.Monk
     wanted = Configuration(screening=ScreeningConfiguration(executor="ray"))
     with pytest.raises(RunnerFailed, match=r"lungnode\[ray\]"):
         open_executor(wanted.models, RunnerOptions(), wanted)
+
+
+def test_a_head_that_does_not_answer_is_told() -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'lungnode[ray]'")
+    from node.executors.ray_executor import RayExecutor, RayOptions
+
+    with pytest.raises(RunnerFailed, match=r"Ray at 127\.0\.0\.1:\d+: .*start it, or set ray\.address"):
+        RayExecutor((), RunnerOptions(), RayOptions(f"127.0.0.1:{free_port()}", start_seconds=0.1))
 
 
 def test_ray_is_imported_only_when_it_is_asked_for() -> None:
