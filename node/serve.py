@@ -31,8 +31,8 @@ from node.shared_spool import shared_storage
 from store.migrations import upgrade
 from store.object_folder import ObjectStoreUnusable
 
-START_SECONDS = 60.0
-"""Longest time that a part may take to be ready."""
+START_SECONDS = 300.0
+"""Longest time that a part may take to be ready, as in the worker's unit: a busy machine compiles networks too."""
 STOP_GRACE_SECONDS = 60.0
 """What a part has beyond the listener's grace time before it is killed; nothing acknowledged is lost then either."""
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 1.0, 30.0
