@@ -25,11 +25,14 @@ import psutil  # noqa: E402
 import yaml  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: E402
-from pynetdicom import AE  # noqa: E402
+from pynetdicom.presentation import build_context  # noqa: E402
 from sqlalchemy import func, select  # noqa: E402
 
 from node.phantom import phantom_study, phantom_volume  # noqa: E402
 from node.stand_in_pacs import StorageSCP, free_port  # noqa: E402
+from reporting.delivery.scu import PeerUnreachableError, echo  # noqa: E402
+from scp.peer import Peer  # noqa: E402
+from scp.requesting import associate, released  # noqa: E402
 from store import processes, queries  # noqa: E402
 from store.database import Database, open_database  # noqa: E402
 from store.models import Delivery, Instance, Result, Screening  # noqa: E402
@@ -129,16 +132,19 @@ def drive(load: Load, port: int, chance: random.Random, seconds: float) -> None:
 
 def send(load: Load, port: int, instances: list[Dataset]) -> None:
     """Send on one association; notes what was acknowledged and refused."""
-    ae = AE("SOAK")
-    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    association = ae.associate("127.0.0.1", port, ae_title="LUNGNODE")
-    for instance in instances:
-        status = association.send_c_store(instance).get("Status") if association.is_established else None
-        if status == 0x0000:
-            load.acknowledged.add(str(instance.SOPInstanceUID))
-        else:
-            load.refused += 1
-    association.release()
+    contexts = [build_context(CTImageStorage, ExplicitVRLittleEndian)]
+    with released(associate(node_at(port), "SOAK", contexts)) as association:
+        for instance in instances:
+            status = association.send_c_store(instance).get("Status") if association.is_established else None
+            if status == 0x0000:
+                load.acknowledged.add(str(instance.SOPInstanceUID))
+            else:
+                load.refused += 1
+
+
+def node_at(port: int) -> Peer:
+    """The node as a peer."""
+    return Peer("LUNGNODE", "127.0.0.1", port)
 
 
 def settle(database: Database) -> None:
@@ -205,13 +211,11 @@ def await_answer(port: int) -> None:
     """Wait until the node answers C-ECHO."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        ae = AE("SOAK")
-        ae.add_requested_context("1.2.840.10008.1.1")
-        association = ae.associate("127.0.0.1", port, ae_title="LUNGNODE")
-        if association.is_established:
-            association.release()
+        try:
+            echo(node_at(port), "SOAK")
             return
-        time.sleep(0.5)
+        except PeerUnreachableError:
+            time.sleep(0.5)
     sys.exit("the node does not answer")
 
 

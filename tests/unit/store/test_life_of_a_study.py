@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -32,8 +34,6 @@ BACKOFF = Backoff(timedelta(seconds=5), timedelta(minutes=15))
 PACS = {"pacs": ("sr", "seg")}
 SETTINGS = "a" * 64
 
-Receive = Callable[..., receipts.Receipt]
-
 
 def an_instance(
     number: int, *, content: str = "x", kept_out: str | None = None, study: str = STUDY
@@ -54,31 +54,6 @@ def an_instance(
     )
 
 
-@pytest.fixture
-def receive(database: Database, now: datetime) -> Receive:
-    def receive(
-        number: int, at: datetime = now, association: int | None = None, **kind: object
-    ) -> receipts.Receipt:
-        with database.write() as session:
-            instance = an_instance(number, **kind)  # type: ignore[arg-type]
-            return receipts.record_instance(session, instance, association_id=association, now=at)
-
-    return receive
-
-
-def complete(database: Database, at: datetime) -> StudyState:
-    with database.write() as session:
-        (study,) = revisions.receiving_studies(session)
-        return revisions.complete_study(session, study.study_id, who="test", why="quiet", now=at)
-
-
-def claim(database: Database, at: datetime, worker: str = "worker-1") -> claims.Claim:
-    with database.write() as session:
-        found = claims.claim_next(session, worker=worker, lease=LEASE, max_attempts=3, now=at)
-    assert found is not None
-    return found
-
-
 def objects(revision: int = 1) -> list[ResultObject]:
     return [
         ResultObject(
@@ -88,64 +63,152 @@ def objects(revision: int = 1) -> list[ResultObject]:
     ]
 
 
-def finish(
-    database: Database, held: claims.Claim, at: datetime, routes: dict[str, tuple[str, ...]] = PACS
-) -> None:
-    with database.write() as session:
-        results.record_results(
-            session,
-            held,
-            objects(held.revision),
-            destinations=routes,
-            settings_digest=SETTINGS,
-            summary={"jcs": {"positive": True}},
-            now=at,
-        )
+@dataclass(frozen=True)
+class Life:
+    """A store with one study, and what happens to it; times are `now` where none is given."""
+
+    database: Database
+    now: datetime
+
+    def receive(
+        self, number: int = 1, at: datetime | None = None, association: int | None = None, **kind: Any
+    ) -> receipts.Receipt:
+        """An instance comes."""
+        with self.database.write() as session:
+            return receipts.record_instance(
+                session, an_instance(number, **kind), association_id=association, now=at or self.now
+            )
+
+    def complete(self, at: datetime | None = None) -> StudyState:
+        """Reception ends."""
+        with self.database.write() as session:
+            (study,) = revisions.receiving_studies(session)
+            return revisions.complete_study(
+                session, study.study_id, who="test", why="quiet", now=at or self.now
+            )
+
+    def offer(self, at: datetime | None = None, worker: str = "worker-1") -> claims.Claim | None:
+        """A worker asks for work."""
+        with self.database.write() as session:
+            return claims.claim_next(session, worker=worker, lease=LEASE, max_attempts=3, now=at or self.now)
+
+    def claim(self, at: datetime | None = None, worker: str = "worker-1") -> claims.Claim:
+        """A worker asks for work, and there is some."""
+        found = self.offer(at, worker)
+        assert found is not None
+        return found
+
+    def finish(
+        self, held: claims.Claim, at: datetime | None = None, routes: dict[str, tuple[str, ...]] = PACS
+    ) -> None:
+        """A worker has results."""
+        with self.database.write() as session:
+            results.record_results(
+                session,
+                held,
+                objects(held.revision),
+                destinations=routes,
+                settings_digest=SETTINGS,
+                summary={"jcs": {"positive": True}},
+                now=at or self.now,
+            )
+
+    def due(self, at: datetime | None = None, who: str = "sender") -> list[deliveries.DueDelivery]:
+        """A sender asks what it may send."""
+        with self.database.write() as session:
+            return deliveries.claim_due(
+                session, who=who, lease=LEASE, now=at or self.now, destinations=["pacs"]
+            )
+
+    def deliver(self, item: deliveries.DueDelivery, at: datetime | None = None, **remark: Any) -> None:
+        """An object has arrived."""
+        with self.database.write() as session:
+            deliveries.record_delivered(
+                session, item, who="sender", now=at or self.now, **({"status": 0} | remark)
+            )
+
+    def deliver_all(self, at: datetime | None = None) -> None:
+        """Everything that is due has arrived."""
+        for item in self.due(at):
+            self.deliver(item, at)
+
+    def associate(self, listener: str = "L", at: datetime | None = None) -> int:
+        """A sender opens an association; its number."""
+        with self.database.write() as session:
+            return receipts.open_association(
+                session,
+                listener=listener,
+                peer=Peer("SCANNER", "127.0.0.1"),
+                called_ae="LUNGNODE",
+                now=at or self.now,
+            )
+
+    @property
+    def account(self) -> queries.StudyAccount:
+        """What is known of the study."""
+        with self.database.read() as session:
+            return queries.why(session, STUDY)
+
+    @property
+    def state(self) -> StudyState:
+        return self.account.study.state
+
+    @property
+    def changes(self) -> list[str]:
+        """Its states so far."""
+        return [entry.what.partition(":")[0] for entry in self.account.history]
 
 
-def due(database: Database, at: datetime, limit: int = 32) -> list[deliveries.DueDelivery]:
-    with database.write() as session:
-        return deliveries.claim_due(
-            session, who="sender", lease=LEASE, now=at, destinations=["pacs"], limit=limit
-        )
+@pytest.fixture
+def life(database: Database, now: datetime) -> Life:
+    """A store without a study yet."""
+    return Life(database, now)
 
 
-def deliver_all(database: Database, at: datetime) -> None:
-    for item in due(database, at):
-        with database.write() as session:
-            deliveries.record_delivered(session, item, who="sender", status=0, now=at)
+@pytest.fixture
+def received_study(life: Life) -> Life:
+    """A study with one instance."""
+    life.receive(1)
+    return life
 
 
-def state(database: Database) -> StudyState:
-    with database.read() as session:
-        return queries.why(session, STUDY).study.state
+@pytest.fixture
+def complete_study(received_study: Life) -> Life:
+    """A study that may be claimed."""
+    received_study.complete()
+    return received_study
 
 
-def changes(database: Database) -> list[str]:
-    with database.read() as session:
-        return [entry.what.partition(":")[0] for entry in queries.why(session, STUDY).history]
+@pytest.fixture
+def screened_study(complete_study: Life) -> Life:
+    """A study whose results wait for the PACS."""
+    complete_study.finish(complete_study.claim())
+    return complete_study
 
 
-def test_the_whole_way(database: Database, receive: Receive, now: datetime) -> None:
-    assert receive(1).outcome is Outcome.NEW
-    receive(2)
-    assert complete(database, now) is StudyState.COMPLETE
-    held = claim(database, now)
+@pytest.fixture
+def delivered_study(screened_study: Life) -> Life:
+    """A study whose results have arrived."""
+    screened_study.deliver_all()
+    return screened_study
+
+
+def test_the_whole_way(life: Life) -> None:
+    assert life.receive(1).outcome is Outcome.NEW
+    life.receive(2)
+    assert life.complete() is StudyState.COMPLETE
+    held = life.claim()
     assert [i.sop_instance_uid for i in held.instances] == ["1.2.3.1.1", "1.2.3.1.2"]
     assert (held.revision, held.attempt, held.predecessors) == (1, 1, ())
-    finish(database, held, now)
-    sent = due(database, now)
+    life.finish(held)
+    sent = life.due()
     assert [(d.kind, d.destination) for d in sent] == [("seg", "pacs"), ("sr", "pacs")]
     deliver_one, deliver_other = sent
-    with database.write() as session:
-        deliveries.record_delivered(session, deliver_one, who="sender", status=0, now=now)
-    assert state(database) is StudyState.DELIVERING
-    with database.write() as session:
-        deliveries.record_delivered(
-            session, deliver_other, who="sender", status=0xB000, now=now, remark="coercion"
-        )
-    assert state(database) is StudyState.DELIVERED
-    assert changes(database) == [
+    life.deliver(deliver_one)
+    assert life.state is StudyState.DELIVERING
+    life.deliver(deliver_other, status=0xB000, remark="coercion")
+    assert life.state is StudyState.DELIVERED
+    assert life.changes == [
         "receiving",
         "receiving -> complete (revision 1)",
         "complete -> screening (revision 1)",
@@ -154,446 +217,329 @@ def test_the_whole_way(database: Database, receive: Receive, now: datetime) -> N
     ]
 
 
-def test_the_same_instance_again_makes_no_work(database: Database, receive: Receive, now: datetime) -> None:
-    first = receive(1)
-    complete(database, now)
-    again = receive(1)
+def test_the_same_instance_again_makes_no_work(life: Life) -> None:
+    first = life.receive(1)
+    life.complete()
+    again = life.receive(1)
     assert again.outcome is Outcome.IDENTICAL
     assert again.path == first.path
-    assert state(database) is StudyState.COMPLETE
+    assert life.state is StudyState.COMPLETE
 
 
-def test_the_same_uid_with_other_content_changes_nothing(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    other = receive(1, content="y")
+def test_the_same_uid_with_other_content_changes_nothing(complete_study: Life) -> None:
+    other = complete_study.receive(1, content="y")
     assert other.outcome is Outcome.CONFLICTING
-    assert state(database) is StudyState.COMPLETE
-    assert claim(database, now).paths == (an_instance(1).path,)
+    assert complete_study.state is StudyState.COMPLETE
+    assert complete_study.claim().paths == (an_instance(1).path,)
 
 
-def test_late_instances_make_the_next_revision_with_its_predecessor(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    deliver_all(database, now)
-    later = now + timedelta(hours=1)
-    receive(2, at=later)
-    assert state(database) is StudyState.RECEIVING
-    complete(database, later)
-    held = claim(database, later)
+def test_late_instances_make_the_next_revision_with_its_predecessor(delivered_study: Life) -> None:
+    later = delivered_study.now + timedelta(hours=1)
+    delivered_study.receive(2, at=later)
+    assert delivered_study.state is StudyState.RECEIVING
+    delivered_study.complete(later)
+    held = delivered_study.claim(later)
     assert held.revision == 2
     assert len(held.instances) == 2
     assert held.predecessors == (("1.2.4", "2.25.14", "2.25.149"),)
     assert held.revision_created_at == later
 
 
-def test_a_late_instance_makes_the_running_claim_void(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    held = claim(database, now)
-    receive(2)
-    with database.write() as session, pytest.raises(claims.LeaseLost):
-        claims.renew(session, held, lease=LEASE, now=now)
+def test_a_late_instance_makes_the_running_claim_void(complete_study: Life) -> None:
+    held = complete_study.claim()
+    complete_study.receive(2)
+    with complete_study.database.write() as session, pytest.raises(claims.LeaseLost):
+        claims.renew(session, held, lease=LEASE, now=complete_study.now)
     with pytest.raises(claims.LeaseLost):
-        finish(database, held, now)
-    with database.read() as session:
-        assert queries.why(session, STUDY).screenings == ()
-    complete(database, now)
-    assert claim(database, now).revision == 2
+        complete_study.finish(held)
+    assert complete_study.account.screenings == ()
+    complete_study.complete()
+    assert complete_study.claim().revision == 2
 
 
-def test_a_revision_once_frozen_keeps_its_set_and_its_time(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    first = claim(database, now)
-    with database.write() as session:
-        claims.release(session, first, why="worker stops", now=now)
-    again = claim(database, now + timedelta(hours=2))
-    assert again.revision_created_at == first.revision_created_at == now
+def test_a_revision_once_frozen_keeps_its_set_and_its_time(complete_study: Life) -> None:
+    first = complete_study.claim()
+    with complete_study.database.write() as session:
+        claims.release(session, first, why="worker stops", now=complete_study.now)
+    again = complete_study.claim(complete_study.now + timedelta(hours=2))
+    assert again.revision_created_at == first.revision_created_at == complete_study.now
     assert (again.revision_digest, again.attempt) == (first.revision_digest, 1)
 
 
-def test_a_result_that_comes_home_is_recorded_and_takes_nothing_back(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    deliver_all(database, now)
-    receive(99, kept_out="own result")
-    assert state(database) is StudyState.DELIVERED
-    with database.read() as session:
-        (series,) = queries.why(session, STUDY).series
+def test_a_result_that_comes_home_is_recorded_and_takes_nothing_back(delivered_study: Life) -> None:
+    delivered_study.receive(99, kept_out="own result")
+    assert delivered_study.state is StudyState.DELIVERED
+    (series,) = delivered_study.account.series
     assert series.instance_count == 2
     assert series.kept_out == ("own result",)
 
 
-def test_a_study_without_images_is_skipped_with_its_reasons(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1, kept_out="Basic Text SR Storage is not screened")
-    assert complete(database, now) is StudyState.SKIPPED
-    with database.read() as session:
-        assert "Basic Text SR" in queries.why(session, STUDY).study.reason
-    receive(2)
-    assert complete(database, now) is StudyState.COMPLETE
+def test_a_study_without_images_is_skipped_with_its_reasons(life: Life) -> None:
+    life.receive(1, kept_out="Basic Text SR Storage is not screened")
+    assert life.complete() is StudyState.SKIPPED
+    assert "Basic Text SR" in life.account.study.reason
+    life.receive(2)
+    assert life.complete() is StudyState.COMPLETE
 
 
-def test_a_dead_workers_study_is_taken_over_and_its_late_result_refused(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    dead = claim(database, now)
-    with database.write() as session:
-        assert claims.claim_next(session, worker="w2", lease=LEASE, max_attempts=3, now=now) is None
-    after = now + LEASE + timedelta(seconds=1)
-    heir = claim(database, after, worker="w2")
+def test_a_dead_workers_study_is_taken_over_and_its_late_result_refused(complete_study: Life) -> None:
+    dead = complete_study.claim()
+    assert complete_study.offer(worker="w2") is None
+    after = complete_study.now + LEASE + timedelta(seconds=1)
+    heir = complete_study.claim(after, worker="w2")
     assert heir.attempt == 2
     with pytest.raises(claims.LeaseLost):
-        finish(database, dead, after)
-    finish(database, heir, after)
-    with database.read() as session:
-        account = queries.why(session, STUDY)
+        complete_study.finish(dead, after)
+    complete_study.finish(heir, after)
+    account = complete_study.account
     assert [s.worker for s in account.screenings] == ["w2"]
     assert len(account.deliveries) == 2
 
 
-def test_a_heartbeat_keeps_the_lease(database: Database, receive: Receive, now: datetime) -> None:
-    receive(1)
-    complete(database, now)
-    held = claim(database, now)
-    with database.write() as session:
-        held = claims.renew(session, held, lease=LEASE, now=now + timedelta(seconds=50))
-    with database.write() as session:
-        later = now + timedelta(seconds=100)
-        assert claims.claim_next(session, worker="w2", lease=LEASE, max_attempts=3, now=later) is None
-    finish(database, held, now + timedelta(seconds=101))
+def test_a_heartbeat_keeps_the_lease(complete_study: Life) -> None:
+    held = complete_study.claim()
+    with complete_study.database.write() as session:
+        held = claims.renew(session, held, lease=LEASE, now=complete_study.now + timedelta(seconds=50))
+    assert complete_study.offer(complete_study.now + timedelta(seconds=100), "w2") is None
+    complete_study.finish(held, complete_study.now + timedelta(seconds=101))
 
 
-def test_a_study_that_kills_its_workers_ends_as_failed(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    at = now
+def test_a_study_that_kills_its_workers_ends_as_failed(complete_study: Life) -> None:
+    at = complete_study.now
     for attempt in (1, 2, 3):
-        assert claim(database, at).attempt == attempt
+        assert complete_study.claim(at).attempt == attempt
         at += LEASE * 2
-    with database.write() as session:
-        assert claims.claim_next(session, worker="w", lease=LEASE, max_attempts=3, now=at) is None
-    assert state(database) is StudyState.FAILED
-    with database.write() as session:
+    assert complete_study.offer(at, "w") is None
+    assert complete_study.state is StudyState.FAILED
+    with complete_study.database.write() as session:
         assert admin.retry(session, STUDY, who="admin", now=at) is StudyState.COMPLETE
-    assert claim(database, at).attempt == 1
+    assert complete_study.claim(at).attempt == 1
 
 
-def test_an_error_that_may_pass_waits(database: Database, receive: Receive, now: datetime) -> None:
-    receive(1)
-    complete(database, now)
-    soon = now + timedelta(minutes=1)
-    with database.write() as session:
-        held = claims.claim_next(session, worker="w", lease=LEASE, max_attempts=3, now=now)
-        assert held is not None
-        claims.retry_later(session, held, why="out of memory", not_before=soon, now=now)
-    with database.write() as session:
-        assert claims.claim_next(session, worker="w", lease=LEASE, max_attempts=3, now=now) is None
-    assert claim(database, soon).attempt == 2
+def test_an_error_that_may_pass_waits(complete_study: Life) -> None:
+    soon = complete_study.now + timedelta(minutes=1)
+    held = complete_study.claim()
+    with complete_study.database.write() as session:
+        claims.retry_later(session, held, why="out of memory", not_before=soon, now=complete_study.now)
+    assert complete_study.offer(worker="w") is None
+    assert complete_study.claim(soon).attempt == 2
 
 
 @pytest.mark.parametrize(
     ("end", "after"), [(claims.fail, StudyState.FAILED), (claims.skip, StudyState.SKIPPED)]
 )
 def test_a_worker_ends_a_study_with_its_reason(
-    database: Database,
-    receive: Receive,
-    now: datetime,
+    complete_study: Life,
     end: Callable[..., None],
     after: StudyState,
 ) -> None:
-    receive(1)
-    complete(database, now)
-    held = claim(database, now)
-    with database.write() as session:
-        end(session, held, why="2 slices", now=now)
-    with database.read() as session:
-        line = queries.why(session, STUDY).study
+    held = complete_study.claim()
+    with complete_study.database.write() as session:
+        end(session, held, why="2 slices", now=complete_study.now)
+    line = complete_study.account.study
     assert (line.state, line.reason) == (after, "2 slices")
 
 
-def test_a_study_that_nobody_wants_is_delivered(database: Database, receive: Receive, now: datetime) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now, routes={"archive": ("sc",)})
-    assert state(database) is StudyState.DELIVERED
+def test_a_study_that_nobody_wants_is_delivered(complete_study: Life) -> None:
+    complete_study.finish(complete_study.claim(), routes={"archive": ("sc",)})
+    assert complete_study.state is StudyState.DELIVERED
 
 
-def test_a_pacs_that_is_away_is_tried_with_growing_pauses(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now, routes={"pacs": ("sr",)})
-    at = now
+def test_a_pacs_that_is_away_is_tried_with_growing_pauses(complete_study: Life) -> None:
+    complete_study.finish(complete_study.claim(), routes={"pacs": ("sr",)})
+    at = complete_study.now
     pauses = []
     for _ in range(10):
-        (item,) = due(database, at)
-        with database.write() as session:
+        (item,) = complete_study.due(at)
+        with complete_study.database.write() as session:
             again = deliveries.record_failed(
                 session, item, who="sender", why="no connection", backoff=BACKOFF, now=at
             )
-        assert due(database, again - timedelta(milliseconds=1)) == []
+        assert complete_study.due(again - timedelta(milliseconds=1)) == []
         pauses.append((again - at).total_seconds())
         at = again
     assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
-    deliver_all(database, at)
-    assert state(database) is StudyState.DELIVERED
+    complete_study.deliver_all(at)
+    assert complete_study.state is StudyState.DELIVERED
 
 
-def test_a_refused_object_fails_the_study_when_the_others_are_through(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    seg, sr = due(database, now)
-    with database.write() as session:
-        deliveries.record_refused(session, seg, who="sender", why="no presentation context", now=now)
-    assert state(database) is StudyState.DELIVERING
-    with database.write() as session:
-        deliveries.record_delivered(session, sr, who="sender", status=0, now=now)
-    with database.read() as session:
-        line = queries.why(session, STUDY).study
+def test_a_refused_object_fails_the_study_when_the_others_are_through(screened_study: Life) -> None:
+    seg, sr = screened_study.due()
+    with screened_study.database.write() as session:
+        deliveries.record_refused(
+            session, seg, who="sender", why="no presentation context", now=screened_study.now
+        )
+    assert screened_study.state is StudyState.DELIVERING
+    screened_study.deliver(sr)
+    line = screened_study.account.study
     assert (line.state, line.reason) == (StudyState.FAILED, "pacs refused seg: no presentation context")
-    with database.write() as session:
-        assert admin.retry(session, STUDY, who="admin", now=now) is StudyState.DELIVERING
-    assert [d.kind for d in due(database, now)] == ["seg"]
+    with screened_study.database.write() as session:
+        assert admin.retry(session, STUDY, who="admin", now=screened_study.now) is StudyState.DELIVERING
+    assert [d.kind for d in screened_study.due()] == ["seg"]
 
 
-def test_a_delivery_of_a_dead_sender_is_taken_over(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    first = due(database, now)
-    assert due(database, now) == []
-    later = now + LEASE + timedelta(seconds=1)
-    with database.write() as session:
-        again = deliveries.claim_due(session, who="other", lease=LEASE, now=later, destinations=["pacs"])
+def test_a_delivery_of_a_dead_sender_is_taken_over(screened_study: Life) -> None:
+    first = screened_study.due()
+    assert screened_study.due() == []
+    later = screened_study.now + LEASE + timedelta(seconds=1)
+    again = screened_study.due(later, who="other")
     assert [d.delivery_id for d in again] == [d.delivery_id for d in first]
-    with database.write() as session, pytest.raises(deliveries.DeliveryTaken):
-        deliveries.record_delivered(session, first[0], who="sender", status=0, now=later)
+    with pytest.raises(deliveries.DeliveryTaken):
+        screened_study.deliver(first[0], later)
 
 
-def test_what_a_process_held_that_is_known_dead_is_free_at_once(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    claim(database, now, worker="dead")
-    with database.write() as session:
-        assert recovery.end_leases_of(session, "other", now) == 0
-        assert recovery.end_leases_of(session, "dead", now) == 1
-    heir = claim(database, now, worker="heir")
+def test_what_a_process_held_that_is_known_dead_is_free_at_once(complete_study: Life) -> None:
+    complete_study.claim(worker="dead")
+    with complete_study.database.write() as session:
+        assert recovery.end_leases_of(session, "other", complete_study.now) == 0
+        assert recovery.end_leases_of(session, "dead", complete_study.now) == 1
+    heir = complete_study.claim(worker="heir")
     assert heir.attempt == 2
-    finish(database, heir, now)
-    assert len(due(database, now)) == 2
-    assert due(database, now) == []
-    with database.write() as session:
-        assert recovery.end_leases_of(session, "sender", now) == 2
-    assert len(due(database, now)) == 2
+    complete_study.finish(heir)
+    assert len(complete_study.due()) == 2
+    assert complete_study.due() == []
+    with complete_study.database.write() as session:
+        assert recovery.end_leases_of(session, "sender", complete_study.now) == 2
+    assert len(complete_study.due()) == 2
 
 
-def test_screening_again_with_the_same_settings_adds_nothing(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    deliver_all(database, now)
-    with database.write() as session:
-        admin.rescreen(session, STUDY, who="admin", now=now)
-    finish(database, claim(database, now), now)
-    assert state(database) is StudyState.DELIVERED
-    with database.read() as session:
-        assert len(queries.why(session, STUDY).deliveries) == 2
+def test_screening_again_with_the_same_settings_adds_nothing(delivered_study: Life) -> None:
+    with delivered_study.database.write() as session:
+        admin.rescreen(session, STUDY, who="admin", now=delivered_study.now)
+    delivered_study.finish(delivered_study.claim())
+    assert delivered_study.state is StudyState.DELIVERED
+    assert len(delivered_study.account.deliveries) == 2
 
 
-def test_everything_can_be_sent_again(database: Database, receive: Receive, now: datetime) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    deliver_all(database, now)
-    with database.write() as session:
-        assert admin.resend(session, STUDY, who="admin", now=now) is StudyState.DELIVERING
-    assert len(due(database, now)) == 2
+def test_everything_can_be_sent_again(delivered_study: Life) -> None:
+    with delivered_study.database.write() as session:
+        assert admin.resend(session, STUDY, who="admin", now=delivered_study.now) is StudyState.DELIVERING
+    assert len(delivered_study.due()) == 2
 
 
-def test_skipping_ends_what_is_pending(database: Database, receive: Receive, now: datetime) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    with database.write() as session:
-        admin.skip(session, STUDY, who="admin", why="wrong patient", now=now)
-    assert due(database, now) == []
-    assert state(database) is StudyState.SKIPPED
+def test_skipping_ends_what_is_pending(screened_study: Life) -> None:
+    with screened_study.database.write() as session:
+        admin.skip(session, STUDY, who="admin", why="wrong patient", now=screened_study.now)
+    assert screened_study.due() == []
+    assert screened_study.state is StudyState.SKIPPED
 
 
 @pytest.mark.parametrize("request_name", ["retry", "resend", "rescreen"])
-def test_requests_that_make_no_sense_are_refused(
-    database: Database, receive: Receive, now: datetime, request_name: str
-) -> None:
-    receive(1)
-    with database.write() as session, pytest.raises(admin.NothingToDo, match="is receiving"):
-        getattr(admin, request_name)(session, STUDY, who="admin", now=now)
+def test_requests_that_make_no_sense_are_refused(received_study: Life, request_name: str) -> None:
+    with received_study.database.write() as session, pytest.raises(admin.NothingToDo, match="is receiving"):
+        getattr(admin, request_name)(session, STUDY, who="admin", now=received_study.now)
 
 
-def test_an_illegal_change_is_refused_and_leaves_no_trace(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    with pytest.raises(IllegalTransition, match="receiving to delivered"), database.write() as session:
+def test_an_illegal_change_is_refused_and_leaves_no_trace(received_study: Life) -> None:
+    with (
+        pytest.raises(IllegalTransition, match="receiving to delivered"),
+        received_study.database.write() as session,
+    ):
         study = ledger.locked_study_by_uid(session, STUDY)
-        ledger.change_state(session, study, StudyState.DELIVERED, who="test", why="", now=now)
-    assert changes(database) == ["receiving"]
+        ledger.change_state(session, study, StudyState.DELIVERED, who="test", why="", now=received_study.now)
+    assert received_study.changes == ["receiving"]
 
 
-def test_an_open_association_is_seen_until_it_closes(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    with database.write() as session:
-        peer = Peer("SCANNER", "127.0.0.1")
-        number = receipts.open_association(session, listener="L", peer=peer, called_ae="LUNGNODE", now=now)
-    receive(1, association=number)
-    with database.read() as session:
+def test_an_open_association_is_seen_until_it_closes(life: Life) -> None:
+    number = life.associate()
+    life.receive(1, association=number)
+    with life.database.read() as session:
         assert revisions.receiving_studies(session)[0].open_associations == 1
-    with database.write() as session:
-        receipts.close_association(session, number, end="released", now=now)
+    with life.database.write() as session:
+        receipts.close_association(session, number, end="released", now=life.now)
         assert revisions.receiving_studies(session)[0].open_associations == 0
-        assert receipts.close_left_over(session, listener="L", now=now) == 0
+        assert receipts.close_left_over(session, listener="L", now=life.now) == 0
 
 
-def test_what_a_killed_listener_left_open_is_closed(
-    database: Database, receive: Receive, now: datetime
-) -> None:
+def test_what_a_killed_listener_left_open_is_closed(life: Life) -> None:
     for listener in ("L", "other"):
-        with database.write() as session:
-            peer = Peer("SCANNER", "127.0.0.1")
-            number = receipts.open_association(
-                session, listener=listener, peer=peer, called_ae="LUNGNODE", now=now
-            )
-        receive(1, association=number)
-    with database.write() as session:
-        assert receipts.close_left_over(session, listener="L", now=now) == 1
+        life.receive(1, association=life.associate(listener))
+    with life.database.write() as session:
+        assert receipts.close_left_over(session, listener="L", now=life.now) == 1
         assert revisions.receiving_studies(session)[0].open_associations == 1
 
 
-def test_an_unchanged_set_makes_no_second_revision(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    deliver_all(database, now)
-    with database.write() as session:
+def test_an_unchanged_set_makes_no_second_revision(delivered_study: Life) -> None:
+    with delivered_study.database.write() as session:
         study = ledger.locked_study_by_uid(session, STUDY)
-        ledger.change_state(session, study, StudyState.RECEIVING, who="test", why="", now=now)
-    assert complete(database, now) is StudyState.DELIVERED
-    with database.read() as session:
-        assert queries.why(session, STUDY).study.revision == 1
+        ledger.change_state(session, study, StudyState.RECEIVING, who="test", why="", now=delivered_study.now)
+    assert delivered_study.complete() is StudyState.DELIVERED
+    assert delivered_study.account.study.revision == 1
 
 
-def repeat(database: Database, number: int, at: datetime, first: receipts.Receipt) -> bool:
-    with database.write() as session:
-        peer = Peer("SCANNER", "127.0.0.1")
-        association = receipts.open_association(session, listener="L", peer=peer, called_ae="A", now=at)
-    short_way = RepeatedReceipts(database)
+def repeat(life: Life, number: int, at: datetime, first: receipts.Receipt) -> bool:
+    short_way = RepeatedReceipts(life.database)
     try:
         return short_way.record(
             an_instance(number),
             study_id=first.study_id,
             series_id=first.series_id,
-            association_id=association,
+            association_id=life.associate(at=at),
             now=at,
         )
     finally:
         short_way.close()
 
 
-def test_the_short_way_records_what_the_long_one_would(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    first = receive(1)
-    later = now + timedelta(seconds=9)
-    assert repeat(database, 2, later, first)
-    with database.read() as session:
+def test_the_short_way_records_what_the_long_one_would(life: Life) -> None:
+    first = life.receive(1)
+    later = life.now + timedelta(seconds=9)
+    assert repeat(life, 2, later, first)
+    with life.database.read() as session:
         (study,) = revisions.receiving_studies(session)
         assert (study.instance_count, study.last_received_at) == (2, later)
-    complete(database, later)
-    assert len(claim(database, later).instances) == 2
+    life.complete(later)
+    assert len(life.claim(later).instances) == 2
 
 
-def test_the_short_way_is_closed_where_there_is_something_to_decide(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    first = receive(1)
-    assert not repeat(database, 1, now, first)
-    with database.read() as session:
+def test_the_short_way_is_closed_where_there_is_something_to_decide(life: Life) -> None:
+    first = life.receive(1)
+    assert not repeat(life, 1, life.now, first)
+    with life.database.read() as session:
         assert revisions.receiving_studies(session)[0].instance_count == 1
-    complete(database, now)
-    assert not repeat(database, 2, now, first)
-    assert state(database) is StudyState.COMPLETE
+    life.complete()
+    assert not repeat(life, 2, life.now, first)
+    assert life.state is StudyState.COMPLETE
 
 
-def test_only_delivered_studies_of_enough_age_lose_their_images(
-    database: Database, receive: Receive, now: datetime
-) -> None:
-    receive(1)
-    later = now + timedelta(days=8)
-    with database.read() as session:
+def test_only_delivered_studies_of_enough_age_lose_their_images(received_study: Life) -> None:
+    later = received_study.now + timedelta(days=8)
+    with received_study.database.read() as session:
         assert retention.expired_studies(session, later) == []
-    complete(database, now)
-    finish(database, claim(database, now), now)
-    with database.read() as session:
+    received_study.complete()
+    received_study.finish(received_study.claim())
+    with received_study.database.read() as session:
         assert retention.expired_studies(session, later) == []
-    deliver_all(database, now)
-    with database.write() as session:
-        assert retention.expired_studies(session, now) == []
+    received_study.deliver_all()
+    with received_study.database.write() as session:
+        assert retention.expired_studies(session, received_study.now) == []
         (study_id,) = retention.expired_studies(session, later)
-        assert retention.begin_purge(session, study_id, now, later) is None
+        assert retention.begin_purge(session, study_id, received_study.now, later) is None
         expired = retention.begin_purge(session, study_id, later, later)
         assert expired is not None
         assert expired.paths == (an_instance(1).path,)
         assert expired.results, "result objects stay, and are named so that nothing else does"
         assert retention.purged_among(session, [*expired.paths, "other"]) == set(expired.paths)
         assert retention.begin_purge(session, study_id, later, later) is None
-    with database.write() as session, pytest.raises(admin.NothingToDo, match="deleted after delivery"):
+    with (
+        received_study.database.write() as session,
+        pytest.raises(admin.NothingToDo, match="deleted after delivery"),
+    ):
         admin.rescreen(session, STUDY, who="admin", now=later)
-    assert receive(1).outcome is Outcome.IDENTICAL
-    with database.write() as session:
+    assert received_study.receive(1).outcome is Outcome.IDENTICAL
+    with received_study.database.write() as session:
         assert admin.rescreen(session, STUDY, who="admin", now=later) is StudyState.COMPLETE
 
 
-def test_counts_and_lists(database: Database, receive: Receive, now: datetime) -> None:
-    receive(1)
-    receive(1, study="1.2.4", at=now + timedelta(hours=1))
-    with database.read() as session:
+def test_counts_and_lists(received_study: Life) -> None:
+    received_study.receive(1, study="1.2.4", at=received_study.now + timedelta(hours=1))
+    with received_study.database.read() as session:
         assert queries.counts_by_state(session)[StudyState.RECEIVING] == 2
         assert queries.counts_by_state(session)[StudyState.FAILED] == 0
         newest_first = [s.study_instance_uid for s in queries.list_studies(session)]
         assert newest_first == ["1.2.4", "1.2.3"]
         recent = queries.list_studies(
-            session, since=now + timedelta(minutes=1), states=[StudyState.RECEIVING]
+            session, since=received_study.now + timedelta(minutes=1), states=[StudyState.RECEIVING]
         )
         assert [s.study_instance_uid for s in recent] == ["1.2.4"]
         assert queries.list_studies(session, uid_prefix="1.2.%") == []
