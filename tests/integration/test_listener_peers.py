@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import socket
-import struct
 import subprocess
 import threading
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from certificates import make_certificates
+from hostile_input.associations import associate_request
+from hostile_input.messages import data_pdu
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -215,28 +216,6 @@ def raw_association(port: int) -> socket.socket:
     return connection
 
 
-def associate_request(called: bytes = b"LUNGNODE", calling: bytes = b"SENDER") -> bytes:
-    """A-ASSOCIATE-RQ for CT Image Storage in implicit little endian (PS3.8 9.3.2)."""
-
-    def item(kind: int, body: bytes) -> bytes:
-        return struct.pack(">BBH", kind, 0, len(body)) + body
-
-    context = item(
-        0x20, b"\1\0\0\0" + item(0x30, b"1.2.840.10008.5.1.4.1.1.2") + item(0x40, b"1.2.840.10008.1.2")
-    )
-    user = item(0x50, item(0x51, struct.pack(">L", 16384)) + item(0x52, b"1.2.3.4"))
-    body = (
-        struct.pack(">HH", 1, 0)
-        + called.ljust(16)
-        + calling.ljust(16)
-        + bytes(32)
-        + item(0x10, b"1.2.840.10008.3.1.1.1")
-        + context
-        + user
-    )
-    return struct.pack(">BBL", 1, 0, len(body)) + body
-
-
 def tell(port: int, *messages: bytes) -> None:
     """Send bytes, read what comes until the other side closes or half a second is over."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -289,8 +268,7 @@ def test_fuzzed_pdus_leave_the_listener_serving(
 def test_fuzzed_pdvs_leave_nothing_behind(listener, fragments: list[tuple[int, int, bytes]]) -> None:
     messages = []
     for context, control, data in fragments:
-        pdv = struct.pack(">LBB", len(data) + 2, context, control) + data
-        messages.append(struct.pack(">BBL", 4, 0, len(pdv)) + pdv)
+        messages.append(data_pdu(data, control, context))
     tell(listener.port, associate_request(), b"".join(messages))
     wait_for(lambda: listener.listener.open_associations == 0)
     assert listener.unfinished() == []

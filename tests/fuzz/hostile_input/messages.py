@@ -21,31 +21,30 @@ MAX_PDU_BYTES = 2**20
 
 def store_request() -> bytes:
     """The command set of a C-STORE request for the image (PS3.7 9.3.1.1)."""
-    elements = [
+    return _command_set(
         (0x0002, CTImageStorage.encode("ascii").ljust(26, b"\0")),
         (0x0100, b"\1\0"),
         (0x0110, b"\7\0"),
         (0x0700, b"\0\0"),
         (0x0800, b"\0\0"),
         (0x1000, UIDS[0].encode("ascii").ljust(10, b"\0")),
-    ]
-    return b"".join(struct.pack("<HHL", 0, element, len(value)) + value for element, value in elements)
+    )
 
 
 def echo_request() -> bytes:
     """The command set of a C-ECHO request (PS3.7 9.3.5.1)."""
-    elements = [
-        (0x0002, b"1.2.840.10008.1.1\0"),
-        (0x0100, b"\x30\0"),
-        (0x0110, b"\1\0"),
-        (0x0800, b"\1\1"),
-    ]
+    return _command_set(
+        (0x0002, b"1.2.840.10008.1.1\0"), (0x0100, b"\x30\0"), (0x0110, b"\1\0"), (0x0800, b"\1\1")
+    )
+
+
+def _command_set(*elements: tuple[int, bytes]) -> bytes:
     return b"".join(struct.pack("<HHL", 0, element, len(value)) + value for element, value in elements)
 
 
-def data_pdu(data: bytes, control: int) -> bytes:
+def data_pdu(data: bytes, control: int, context: int = CONTEXT) -> bytes:
     """One P-DATA-TF with one PDV (PS3.8 9.3.5)."""
-    pdv = struct.pack(">LBB", len(data) + 2, CONTEXT, control) + data
+    pdv = struct.pack(">LBB", len(data) + 2, context, control) + data
     return struct.pack(">BBL", 4, 0, len(pdv)) + pdv
 
 
