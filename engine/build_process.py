@@ -17,7 +17,7 @@ from engine.own_model.trial import trial_tensor
 from engine.packages import ModelPackage, read_package
 from engine.recipes import BuildPrecision, Recipe
 from engine.runners.interface import Runner, RunnerOptions
-from engine.verification import OutputCheck, compare, fixed_slices, graph_inputs
+from engine.verification import OutputCheck, compare, fixed_slices, graph_inputs, shown
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,11 @@ def verify_engine(package: ModelPackage, graph: str, engine: Path, recipe: Recip
         found = runner.run(graph, inputs)
     finally:
         runner.close()
-    return compare(graph, reference.runner().run(graph, inputs), found, tolerances)
+    expected = reference.runner().run(graph, inputs)
+    if isinstance(metadata, OwnModelMetadata):
+        return compare(graph, expected, found, tolerances)
+    used = [shown(graph, metadata, expected, output) for output in (expected, found)]
+    return compare(graph, used[0], used[1], tolerances)
 
 
 class _Reference:

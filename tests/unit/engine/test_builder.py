@@ -16,11 +16,11 @@ from engine.backends import backend_named
 from engine.builder import BuiltContent, EngineBuilder, build_in_child, list_engines, verify_engines
 from engine.engine_cache import EngineCache, EngineRecord, write_atomically
 from engine.errors import RunnerFailed
-from engine.packages import ModelPackage, read_package
+from engine.packages import JCSMetadata, ModelPackage, read_package
 from engine.recipes import Recipe, RecipeInvalid, Tolerance, read_recipe
 from engine.runners.interface import EngineOptions, RunnerOptions
 from engine.runners.selection import open_runner
-from engine.verification import OutputCheck, compare, fixed_crops, fixed_slices
+from engine.verification import OutputCheck, compare, fixed_crops, fixed_slices, shown
 
 RECIPES = Path(__file__).parents[3] / "trt_engines"
 
@@ -261,6 +261,17 @@ def test_a_missing_or_broken_output_fails(found) -> None:
     tolerances = {"p": Tolerance(measure="largest", limit=0.2)}
     found = {} if found is None else {"p": found}
     assert not compare("g", {"p": np.zeros(6)}, found, tolerances)[0].passed
+
+
+def test_maps_count_where_they_are_shown() -> None:
+    """Of probabilities 0.9, 0.2 and 0.6 at a threshold of 0.75 one; where none is positive the likeliest."""
+    metadata = read_package(Path(__file__).parents[3] / "models/jcs-compact").metadata
+    assert isinstance(metadata, JCSMetadata)
+    for probabilities, kept in (([0.9, 0.2, 0.6], [1, 0, 0]), ([0.1, 0.3, 0.2], [0, 1, 0])):
+        output = {"probability": np.array(probabilities), "activation_map": np.ones((3, 2, 2))}
+        found = shown("classify", metadata, output, output)
+        assert found["activation_map"][:, 0, 0].tolist() == kept
+        assert found["probability"].tolist() == probabilities
 
 
 def test_state_files_are_json_that_people_can_read(package, recipe, tmp_path: Path) -> None:
