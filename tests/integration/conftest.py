@@ -75,13 +75,19 @@ class RunningListener:
             session.expunge_all()
         return rows
 
-    def associate(self, *contexts: tuple[str, str], calling: str = "SENDER") -> Association:
-        """Open an association for (abstract syntax, transfer syntax) pairs; not established where it is rejected."""
+    def associate(
+        self, *contexts: tuple[str, str], calling: str = "SENDER", host: str = "127.0.0.1"
+    ) -> Association:
+        """Open an association for (abstract syntax, transfer syntax) pairs; not established where it is rejected.
+
+        host: the address that it comes from.
+        """
         ae = AE(ae_title=calling)
         for abstract, transfer in contexts or ((CTImageStorage, ExplicitVRLittleEndian),):
             ae.add_requested_context(abstract, transfer)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 20
-        return ae.associate("127.0.0.1", self.port, ae_title=self.listener.policy.ae_title)
+        called = self.listener.policy.ae_title
+        return ae.associate("127.0.0.1", self.port, ae_title=called, bind_address=(host, 0))
 
     def send(self, *datasets: Dataset) -> list[int | None]:
         """Send data sets on one association; their statuses, None where none came."""

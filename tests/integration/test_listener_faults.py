@@ -4,8 +4,10 @@ work goes on by itself afterwards."""
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,26 @@ def test_a_store_on_a_full_disk(
     filler.unlink()
     assert {node.send(ct(number)) for number in range(2, 40)} == {0x0000}
     assert counts(node.database)[0] == 39
+
+
+def test_a_store_that_another_program_has_locked(
+    tmp_path: Path,
+    start_node: Callable[[str, Path], Node],
+    ct: MakeCT,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("store.connection.BUSY_TIMEOUT_S", 0.2)
+    path = tmp_path / "lungnode.db"
+    node = start_node(f"sqlite:///{path}", tmp_path / "storage")
+    assert node.send(ct(1)) == 0x0000
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert node.send(ct(2)) == OUT_OF_RESOURCES
+        assert "store does not answer" in capsys.readouterr().out
+        other.execute("ROLLBACK")
+    assert node.send(ct(2)) == 0x0000
+    assert counts(node.database)[0] == 2
 
 
 def test_an_outbox_on_a_full_disk(small_disk: Path) -> None:

@@ -113,6 +113,17 @@ def test_associations_are_limited_and_the_limit_says_so(start_listener) -> None:
         association.release()
 
 
+def test_a_host_at_its_limit_keeps_no_other_host_out(start_listener) -> None:
+    listener = start_listener(max_associations=4, max_associations_per_host=2)
+    held = [listener.associate(), listener.associate()]
+    assert listener.associate().is_rejected
+    assert "2 associations of this host" in refused(listener)
+    other = listener.associate(host="127.0.0.2")
+    assert other.is_established
+    for association in (*held, other):
+        association.release()
+
+
 def test_connections_of_a_host_are_limited(start_listener) -> None:
     listener = start_listener(max_connections_per_host=5, acse_seconds=1.0)
     with silent_clients(listener.port, 5):

@@ -238,6 +238,18 @@ def test_parallel_associations_share_a_study(listener, ct: MakeCT) -> None:
     ]
 
 
+def test_one_study_comes_from_several_hosts(listener, ct: MakeCT) -> None:
+    for number, host in enumerate(("127.0.0.1", "127.0.0.2", "127.0.0.3")):
+        association = listener.associate(calling=f"CT{number}", host=host)
+        assert association.send_c_store(ct(number)).Status == 0x0000
+        association.release()
+    with listener.database.read() as session:
+        (study,) = queries.list_studies(session)
+        history = " ".join(entry.what for entry in queries.why(session, study.study_instance_uid).history)
+    assert study.instance_count == 3
+    assert history.count("brought 1 instances") == 3
+
+
 def test_the_store_knows_the_associations(listener, ct: MakeCT) -> None:
     listener.send(ct(1), ct(2))
 

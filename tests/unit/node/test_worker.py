@@ -226,12 +226,14 @@ def test_an_error_that_may_pass_is_tried_again_and_then_fails(
     uid = received()
     failing = bench.worker(Failing(error))
     assert failing.work_one(threading.Event())
-    assert bench.account(uid).study.state is StudyState.COMPLETE
+    account = bench.account(uid)
+    assert account.study.state is StudyState.COMPLETE
+    assert f"{type(error).__name__}: {error}" in account.history[-1].what
     assert not failing.work_one(threading.Event()), "tried again before its time"
     bench.clock.now += RETRY_AFTER
     assert failing.work_one(threading.Event())
     study = bench.account(uid).study
-    assert study.state is StudyState.FAILED and "attempt 2 of 2" in study.reason
+    assert study.state is StudyState.FAILED and f"{error} (attempt 2 of 2)" in study.reason
 
 
 def test_a_lost_gpu_ends_the_worker_and_the_study_goes_to_the_processor_in_the_end(

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import func, insert, select, text
 
-from store import claims, receipts, revisions
+from store import claims, queries, receipts, revisions
 from store.database import Database, open_database
 from store.migrations import upgrade
 from store.models import Instance, Revision, Study
@@ -70,6 +70,25 @@ def waiting_studies(database: Database, count: int, now: datetime) -> None:
                     study_id=number, number=1, digest="0" * 64, instance_count=1, created_at=now
                 )
             )
+
+
+def test_a_thousand_studies_that_wait_are_claimed_in_the_order_in_which_they_came(
+    database: Database, now: datetime
+) -> None:
+    waiting_studies(database, 1000, now)
+    with database.write() as session:
+        for study in session.scalars(select(Study).where(Study.id <= 10)):
+            study.not_before = now - timedelta(seconds=study.id)
+    claimed = []
+    for _ in range(12):
+        with database.write() as session:
+            claim = claims.claim_next(session, worker="w", lease=LEASE, max_attempts=3, now=now)
+            assert claim is not None
+            claimed.append(claim.study_id)
+    assert claimed == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 11, 12]
+    with database.read() as session:
+        counts = queries.counts_by_state(session)
+    assert (counts[StudyState.COMPLETE], counts[StudyState.SCREENING]) == (988, 12)
 
 
 def test_every_study_is_claimed_once(database: Database, now: datetime) -> None:
