@@ -22,7 +22,8 @@ Maps = npt.NDArray[np.float32]
 BODY_HU = -300
 OPENING_ROWS = 8
 
-_LUNG_HU = (-960, -400)
+LEAST_LUNG_MM2 = 500.0
+"""Lung in a slice that counts as having some."""
 
 _EIGHT = np.ones((3, 3), dtype=bool)
 _PLANE_ONLY = np.zeros((3, 3, 3), dtype=bool)
@@ -148,19 +149,21 @@ def areas(mask: Mask) -> npt.NDArray[np.float64]:
     return np.array([np.count_nonzero(plane) for plane in mask], dtype=np.float64)
 
 
-def slices_with_lung(lungs: Mask, geometry: Geometry, minimum_mm2: float = 500.0) -> Mask:
+def slices_with_lung(lungs: Mask, geometry: Geometry, minimum_mm2: float = LEAST_LUNG_MM2) -> Mask:
     """bool [Z]: slices in which the lungs have at least `minimum_mm2`."""
     return np.asarray(areas(lungs) * geometry.pixel_area >= minimum_mm2)
 
 
-def may_hold_lung(hu_slice: npt.NDArray[np.int16], geometry: Geometry, minimum_mm2: float = 500.0) -> bool:
-    """A quick guess whether one slice int16 [Y, X] has lung, before the lungs of the series are known.
+def may_hold_lung(
+    hu_slice: npt.NDArray[np.int16], geometry: Geometry, rules: LungRules = LungRules()
+) -> bool:
+    """A quick guess whether `slices_with_lung` will say so of one slice int16 [Y, X], before the lungs are known.
 
-    By the area of what is neither as thin as air nor as dense as fat, on every fourth row and column.
+    By the air that does not reach the border of the image, on every fourth row and column. 0.2 ms for 512 x 512.
     """
     sample = hu_slice[::4, ::4]
-    low, high = _LUNG_HU
-    return bool(np.count_nonzero((sample > low) & (sample < high)) * 16 * geometry.pixel_area >= minimum_mm2)
+    inner = _without_border_parts(sample < rules.air_hu) & (sample > rules.pure_air_hu)
+    return bool(np.count_nonzero(inner) * 16 * geometry.pixel_area >= LEAST_LUNG_MM2)
 
 
 def in_pixels(mm: float, geometry: Geometry) -> tuple[int, int]:

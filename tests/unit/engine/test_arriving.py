@@ -14,6 +14,7 @@ from engine.arriving import ArrivingVolume
 from engine.errors import NotScreenable, Undecodable
 from engine.findings import Findings
 from engine.jcs import classify_ahead
+from engine.lungs import find_lungs, may_hold_lung, slices_with_lung
 from engine.runners.interface import RunnerOptions
 from engine.screening import open_systems, screen
 from engine.volume import Volume
@@ -132,3 +133,14 @@ def test_what_nobody_waits_for_is_not_decoded_to_its_end(volume_of) -> None:
         threading.Timer(0.05, gate.set).start()
     with pytest.raises(RuntimeError, match="no longer being decoded"):
         series.wait((39,))
+
+
+def test_the_guess_is_near_what_the_lungs_say(chest_of, volume_of) -> None:
+    volume = volume_of(chest_of(lesion=True))
+    lungs = find_lungs(volume.hu, volume.geometry)
+    assert lungs is not None
+    with_lung = slices_with_lung(lungs, volume.geometry)
+    guessed = np.array([may_hold_lung(hu, volume.geometry) for hu in volume.hu])
+    assert with_lung.any()
+    assert not with_lung.all()
+    assert np.count_nonzero(guessed != with_lung) <= 2
