@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +26,8 @@ from store.states import StudyState
 from store.verdicts import VerdictChoice
 
 WATCH_SECONDS = 1.0
+REFUSALS = 10
+"""So many of the newest refusals are shown, of the last day."""
 STALE_SECONDS = 60
 """A process that has not been heard of for this long is called silent."""
 
@@ -73,17 +75,19 @@ def watched(configuration: Configuration, question: Callable[[Database], Answer]
 
 
 def node_status(database: Database, now: datetime) -> Answer:
-    """Processes with their last heartbeat, studies by state, objects waiting by destination."""
+    """Processes with their last heartbeat, studies by state, objects waiting by destination, refusals of a day."""
     with database.read() as session:
         living = processes.living(session)
         counts = queries.counts_by_state(session)
         waiting = queries.pending_deliveries(session)
         held = uploads.holdings_by_node(session)
+        refused = queries.recent_refusals(session, since=now - timedelta(days=1), limit=REFUSALS)
     data = {
         "processes": [asdict(p) | {"silent": _silent(p.heartbeat_at, now)} for p in living],
         "studies": {state.value: count for state, count in counts.items()},
         "waiting_deliveries": waiting,
         "waiting_uploads": [asdict(h) for h in held],
+        "refusals": [asdict(r) for r in refused],
     }
 
     def paint(console: Console) -> None:
@@ -100,6 +104,10 @@ def node_status(database: Database, now: datetime) -> Answer:
             console.print(
                 _table("Waiting for the object store", ("at", "studies", "images", "since"), uploads_waiting)
             )
+
+        if refused:
+            lines = [(_local(r.at), r.who, r.what) for r in refused]
+            console.print(_table("Refused in the last day", ("when", "sender", "what"), lines))
 
     return Answer(data, paint)
 

@@ -110,17 +110,21 @@ class Receiver:
 
     def finish(self, incoming: IncomingFile, request: StoreRequest) -> Answer:
         """Judge, keep and record an instance that is written. Whatever happens, the file is kept or gone."""
+        header = None
         try:
             header = self._header(incoming, request)
             kept = self._keep(incoming, header)
             return self._record(kept, header, request)
         except InstanceRefused as refusal:
-            return self.refuse(request, refusal)
+            return self.refuse(request, refusal, None if header is None else header.study_instance_uid)
         finally:
             incoming.abandon()  # a kept file has another name by now
 
-    def refuse(self, request: StoreRequest, refusal: InstanceRefused) -> Answer:
-        """Record a refusal and make the answer; a store that is away does not keep it from being given."""
+    def refuse(self, request: StoreRequest, refusal: InstanceRefused, study: str | None = None) -> Answer:
+        """Record a refusal and make the answer; a store that is away does not keep it from being given.
+
+        study: Study Instance UID, where the data set has told a valid one.
+        """
         uid = request.sop_instance_uid if instances.valid_uid(request.sop_instance_uid) else None
         LOGGER.warning(
             "instance refused",
@@ -135,6 +139,7 @@ class Receiver:
                     peer=request.peer,
                     why=refusal.why,
                     status=refusal.status,
+                    study_instance_uid=study,
                     sop_instance_uid=uid,
                     now=self.now(),
                 )

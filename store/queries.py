@@ -163,10 +163,10 @@ def why(session: Session, study_instance_uid: str) -> StudyAccount:
     )
 
 
-def recent_refusals(session: Session, *, limit: int = 100) -> list[HistoryEntry]:
-    """What the listener refused, newest first; `who` is the sender."""
-    rows = session.scalars(select(Refusal).order_by(Refusal.at.desc(), Refusal.id.desc()).limit(limit))
-    return [_refusal(row) for row in rows]
+def recent_refusals(session: Session, *, since: datetime, limit: int) -> list[HistoryEntry]:
+    """What the listener refused since then, newest first; `who` is the sender."""
+    newest_first = select(Refusal).where(Refusal.at >= since).order_by(Refusal.at.desc(), Refusal.id.desc())
+    return [_refusal(row) for row in session.scalars(newest_first.limit(limit))]
 
 
 def _line(study: Study) -> StudyLine:

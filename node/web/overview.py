@@ -17,9 +17,12 @@ from store import engines, overview, processes, queries
 from store.engines import EngineState
 from store.overview import DestinationStanding, Intake
 from store.processes import LivingProcess
+from store.queries import HistoryEntry
 from store.states import StudyState
 
 RATE_MINUTES = 5
+REFUSALS = 5
+"""So many of the newest refusals are shown."""
 GPU_DRIVER = Path("/proc/driver/nvidia/gpus")
 SILENT = timedelta(seconds=60)
 """A process that has not been heard of for this long is shown as silent."""
@@ -69,6 +72,8 @@ class Standing:
     machine: Machine
     engines: Mapping[EngineState, int]
     """How many there are in each state that some are in."""
+    refusals: tuple[HistoryEntry, ...]
+    """The newest of the last day."""
 
     @property
     def per_minute(self) -> float:
@@ -100,6 +105,7 @@ def standing(site: Site) -> Standing:
             ),
             machine=machine(site),
             engines=Counter(engine.news.state for engine in engines.known(session)),
+            refusals=tuple(queries.recent_refusals(session, since=day, limit=REFUSALS)),
         )
 
 

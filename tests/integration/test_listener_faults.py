@@ -18,6 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 from sqlalchemy import select
 
+from node.inspection import node_status
 from node.outbox import write_durably
 from scp.listener import Listener
 from scp.policy import ListenerPolicy
@@ -113,6 +114,8 @@ def test_a_spool_on_a_full_disk(
     held, refusals = counts(node.database)
     assert held == 2
     assert refusals == ["the spool cannot take it: No space left on device"]
+    (told,) = node_status(node.database, datetime.now(UTC)).data["refusals"]
+    assert told["what"].endswith("refused with 0xA700: the spool cannot take it: No space left on device")
 
 
 def test_a_store_on_a_full_disk(

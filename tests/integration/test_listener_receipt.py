@@ -9,6 +9,7 @@ import subprocess
 import threading
 import zlib
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from node.inspection import node_status
 from scp.spool import Spool
 from store import queries
 from store.states import StudyState
@@ -236,6 +238,18 @@ def test_parallel_associations_share_a_study(listener, ct: MakeCT) -> None:
         ("1.2.9.0", 20),
         ("1.2.9.1", 20),
     ]
+
+
+def test_what_was_refused_is_told_by_status_and_in_the_account_of_its_study(listener, ct: MakeCT) -> None:
+    assert listener.send(ct(1), ct(1, size=32)) == [0x0000, 0x0111]
+    now = datetime.now(UTC)
+    (told,) = node_status(listener.database, now).data["refusals"]
+    assert told["who"] == "SENDER@127.0.0.1"
+    assert told["what"].endswith("refused with 0x0111: an instance with this UID and other content is held")
+    assert node_status(listener.database, now + timedelta(days=2)).data["refusals"] == []
+    with listener.database.read() as session:
+        history = queries.why(session, ct(1).StudyInstanceUID).history
+    assert told["what"] in [entry.what for entry in history]
 
 
 def test_one_study_comes_from_several_hosts(listener, ct: MakeCT) -> None:

@@ -17,6 +17,8 @@ def test_the_overview_names_what_is_wrong(admin: object) -> None:
     assert "ward does not take results" in page
     assert "Everything works" not in page
     assert "images/min" in page and "no association" in page
+    assert "STRANGER@192.0.2.9" in page
+    assert "association refused: calling AE title and address are not in the allow-list" in page
 
 
 def test_a_silent_worker_is_the_headline(open_page: Callable[..., object], node: object) -> None:
