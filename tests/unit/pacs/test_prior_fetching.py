@@ -125,6 +125,18 @@ class Node:
                 now=self.clock(),
             )
 
+    def search(self) -> None:
+        """The current study comes, is screened, and its prior is sought."""
+        self.complete(CURRENT)
+        self.screen()
+        self.step()
+
+    def screen_prior(self) -> None:
+        """What was fetched is complete, screened, and taken note of."""
+        self.end_reception()
+        self.screen()
+        self.step()
+
     def account(self, study: str = CURRENT) -> list[str]:
         with self.database.read() as session:
             return [e.what for e in queries.why(session, study).history]
@@ -187,24 +199,16 @@ def test_without_revisions_the_account_says_that_the_prior_came_too_late(
     node_with: Callable[..., Node],
 ) -> None:
     node = node_with(ScriptedSource(), replace(POLICY, revise=False))
-    node.complete(CURRENT)
-    node.screen()
-    node.step()
-    node.end_reception()
-    node.screen()
-    node.step()
+    node.search()
+    node.screen_prior()
     assert node.state(CURRENT) is StudyState.DELIVERED
     assert node.account()[-1] == f"the prior {PRIOR} was screened after the study, and is not compared"
 
 
 def test_a_revision_that_refuses_the_prior_is_the_last_word(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
-    node.complete(CURRENT)
-    node.screen()
-    node.step()
-    node.end_reception()
-    node.screen()
-    node.step()
+    node.search()
+    node.screen_prior()
     node.screen(prior={"refused": [{"study_instance_uid": PRIOR, "why": "the lungs covered differ"}]})
     node.step()
     assert node.account()[-1] == f"the prior {PRIOR} is not compared: the lungs covered differ"
@@ -225,9 +229,7 @@ def test_searches_that_find_nothing_say_why(
     node_with: Callable[..., Node], source: ScriptedSource, why: str
 ) -> None:
     node = node_with(source)
-    node.complete(CURRENT)
-    node.screen()
-    node.step()
+    node.search()
     assert why in node.account()[-1]
     assert source.fetched == []
 
@@ -255,9 +257,7 @@ def test_a_fetch_that_brought_nothing_is_tried_again_and_one_that_brought_a_part
     node_with: Callable[..., Node],
 ) -> None:
     node = node_with(ScriptedSource(breaks_after=0))
-    node.complete(CURRENT)
-    node.screen()
-    node.step()
+    node.search()
     assert "no prior yet" in node.account()[-1]
     node.source.breaks_after = 2
     node.clock.forward(60)
@@ -290,9 +290,7 @@ def test_a_search_whose_process_was_killed_before_anything_came_begins_again(
 
 def test_what_a_modality_sends_of_a_prior_makes_it_a_current_study(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
-    node.complete(CURRENT)
-    node.screen()
-    node.step()
+    node.search()
     node.end_reception()
     with node.database.write() as session:
         sender = Peer("CT1", "127.0.0.1")
@@ -327,9 +325,7 @@ def test_nothing_is_fetched_before_all_current_studies_are_screened(node_with: C
 
 def test_a_prior_is_screened_only_where_nothing_else_waits(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
-    node.complete(CURRENT)
-    node.screen()
-    node.step()
+    node.search()
     node.end_reception()
     node.clock.forward(30 * 24 * 3600)
     node.record(1, study="1.2.9", series="1.2.9.1", **IMAGE)
@@ -349,9 +345,7 @@ def test_a_worker_gives_a_prior_back_when_a_current_study_comes(
     node_with: Callable[..., Node], tmp_path: Path
 ) -> None:
     node = node_with(ScriptedSource())
-    node.complete(CURRENT)
-    node.screen()
-    node.step()
+    node.search()
     node.end_reception()
 
     class Stages:
@@ -397,9 +391,7 @@ def test_a_prior_that_is_here_is_not_fetched(node_with: Callable[..., Node]) -> 
 
 def test_a_prior_that_cannot_be_screened_ends_the_search(node_with: Callable[..., Node]) -> None:
     node = node_with(ScriptedSource())
-    node.complete(CURRENT)
-    node.screen()
-    node.step()
+    node.search()
     node.end_reception()
     claim = node.claim()
     assert claim is not None
