@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
@@ -86,7 +86,7 @@ def _said(error: Exception) -> str:
     if isinstance(error, TyperException) and hasattr(
         error, "format_message"
     ):  # wrong use of the command line
-        return str(error.format_message())
+        return _with_help(str(error.format_message()), getattr(error, "ctx", None))
     if _is_foreseen(error):
         return str(error)
     if isinstance(error, OSError):
@@ -96,6 +96,13 @@ def _said(error: Exception) -> str:
         first = str(said_by_database).strip().partition("\n")[0]
         return f"the store cannot be used: {first}; check database.url"
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _with_help(message: str, context: Any) -> str:
+    """What is wrong with a command line, and which help says how it is written."""
+    if context is None:
+        return message
+    return f"{message.rstrip('.')}; see {context.command_path} --help"
 
 
 def _is_foreseen(error: Exception) -> bool:
@@ -147,9 +154,11 @@ def _mount_training(name: str, help_: str) -> None:
         try:
             from training.cli import app as training
 
-            training(args=[name, *context.args], prog_name="lungnode")
+            code = training(args=[name, *context.args], prog_name="lungnode", standalone_mode=False)
         except ModuleNotFoundError as error:
             raise CommandError(f"{name} needs {error.name}: pip install 'lungnode[train]'") from None
+        if isinstance(code, int) and code:
+            raise typer.Exit(code)
 
 
 _mount_training("train", "Train a network of JCS or M3Lung-Sys.")

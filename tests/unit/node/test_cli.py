@@ -97,6 +97,8 @@ def study(phantom: Path, tmp_path: Path) -> Path:
         (["demo", "--data", "/nowhere"], "/nowhere is no folder"),
         (["demo", "--slices", "3"], "greater than or equal to 60"),
         (["status", "--json", "nonsense"], "unexpected extra argument"),
+        (["config", "check", "mine.yaml"], "see lungnode config check --help"),
+        (["package", "onnx"], "Missing argument"),
         (["studies", "list", "--since", "yesterday"], "write 90m"),
         (["studies", "list", "--verdict", "ill"], "allowed are positive, negative, disagree"),
         (["studies", "show", "9.9"], "9.9"),
