@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
@@ -18,6 +19,17 @@ _MODULES: dict[Backend, str] = {
 }
 
 
+@dataclass(frozen=True)
+class WantedEngine:
+    """What is to be built. timings: a file for what a builder measures and can use again, of its library and device."""
+
+    package: ModelPackage
+    graph: str
+    precision: BuildPrecision
+    profile: Profile = field(default_factory=Profile)
+    timings: Path | None = None
+
+
 class EngineBackend(Protocol):
     """A backend; its functions raise RunnerFailed where library, driver or device are missing, and say which."""
 
@@ -29,18 +41,8 @@ class EngineBackend(Protocol):
         """Whether this machine runs `precision` natively."""
         ...
 
-    def build(
-        self,
-        package: ModelPackage,
-        graph: str,
-        precision: BuildPrecision,
-        profile: Profile,
-        timings: Path | None = None,
-    ) -> bytes:
-        """Build one engine: the bytes that `open` takes back.
-
-        timings: a file for what a builder measures and can use again, of this library and device.
-        """
+    def build(self, wanted: WantedEngine) -> bytes:
+        """Build one engine: the bytes that `open` takes back."""
         ...
 
     def open(

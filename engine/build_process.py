@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engine.backends import backend_named
+from engine.backends import WantedEngine, backend_named
 from engine.errors import EngineError
 from engine.own_model.contract import OwnModelMetadata
 from engine.own_model.trial import trial_tensor
@@ -47,7 +47,7 @@ def build_and_verify(job: BuildJob) -> tuple[OutputCheck, ...]:
     package = read_package(job.package)
     backend = backend_named(job.recipe.backend)
     timings = Path(job.timings) if job.timings else None
-    content = backend.build(package, job.graph, job.precision, job.recipe.profile, timings)
+    content = backend.build(WantedEngine(package, job.graph, job.precision, job.recipe.profile, timings))
     Path(job.output).write_bytes(content)
     return verify_engine(package, job.graph, Path(job.output), job.recipe)
 

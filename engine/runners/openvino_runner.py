@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.backends import WantedEngine
 from engine.errors import RunnerFailed
 from engine.openvino_graph import in_planes
 from engine.openvino_offline import ov
 from engine.packages import ModelPackage
-from engine.recipes import Backend, BuildPrecision, Profile
+from engine.recipes import Backend, BuildPrecision
 from engine.runners.interface import Results, RunnerOptions, Tensors
 
 DEVICE = "CPU"
@@ -120,27 +121,20 @@ class OpenVINOBackend:
     def offers(self, precision: BuildPrecision) -> bool:
         return _NATIVE_NAMES.get(precision) in _capabilities(ov.Core())
 
-    def build(
-        self,
-        package: ModelPackage,
-        graph: str,
-        precision: BuildPrecision,
-        profile: Profile,
-        timings: Path | None = None,
-    ) -> bytes:
+    def build(self, wanted: WantedEngine) -> bytes:
         core = ov.Core()
         try:
-            model = _read(core, package, graph)
-            hint = "f32" if precision == "int8" else precision
-            if precision == "int8":
+            model = _read(core, wanted.package, wanted.graph)
+            hint = "f32" if wanted.precision == "int8" else wanted.precision
+            if wanted.precision == "int8":
                 from engine.runners.openvino_quantised import quantised
 
-                model = quantised(model, graph)
+                model = quantised(model, wanted.graph)
             stream = BytesIO()
             core.compile_model(model, DEVICE, _settings(hint)).export_model(stream)
             return hint.encode().ljust(_HEADER) + stream.getvalue()
         except RuntimeError as error:
-            raise RunnerFailed(f"OpenVINO cannot build graph {graph}: {error}") from error
+            raise RunnerFailed(f"OpenVINO cannot build graph {wanted.graph}: {error}") from error
 
     def open(
         self, package: ModelPackage, engines: Mapping[str, Path], options: RunnerOptions, precisions: str = ""

@@ -15,6 +15,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from engine.backends import WantedEngine
 from engine.engine_cache import write_atomically
 from engine.errors import DeviceLost, OutOfDeviceMemory, RunnerFailed
 from engine.packages import ModelPackage
@@ -71,19 +72,13 @@ class TensorRTBackend:
     def offers(self, precision: BuildPrecision) -> bool:
         return precision in ("f16", "f32")
 
-    def build(
-        self,
-        package: ModelPackage,
-        graph: str,
-        precision: BuildPrecision,
-        profile: Profile,
-        timings: Path | None = None,
-    ) -> bytes:
-        model = typed_onnx(package, graph, precision)
+    def build(self, wanted: WantedEngine) -> bytes:
+        model = typed_onnx(wanted.package, wanted.graph, wanted.precision)
+        timings = wanted.timings
         if timings is None or self._name == "tensorrt_rtx":  # which measures nothing
-            return build_network(self._trt, model, profile, self._capabilities()).content
+            return build_network(self._trt, model, wanted.profile, self._capabilities()).content
         known = timings.read_bytes() if timings.is_file() else b""
-        built = build_network(self._trt, model, profile, self._capabilities(), known)
+        built = build_network(self._trt, model, wanted.profile, self._capabilities(), known)
         with suppress(OSError):  # without it the next build measures anew
             write_atomically(timings, built.timings)
         return built.content

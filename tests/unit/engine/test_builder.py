@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engine import builder as building
-from engine.backends import backend_named
+from engine.backends import WantedEngine, backend_named
 from engine.builder import BuiltContent, EngineBuilder, build_in_child, list_engines, verify_engines
 from engine.engine_cache import EngineCache, EngineRecord, write_atomically
 from engine.errors import RunnerFailed
@@ -298,7 +298,7 @@ def test_the_committed_packages_pass_in_bfloat16_on_what_they_see(
     backend = backend_named("openvino")
     if not backend.offers("bf16"):
         pytest.skip("this processor has no bfloat16")
-    (engine := tmp_path / "engine").write_bytes(backend.build(found, graph, "bf16", recipe.profile))
+    (engine := tmp_path / "engine").write_bytes(backend.build(WantedEngine(found, graph, "bf16")))
     checks = building.verify_engine(found, graph, engine, recipe)
     assert checks
     assert not [str(check) for check in checks if not check.passed]

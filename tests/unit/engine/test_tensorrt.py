@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engine.backends import backend_named
+from engine.backends import WantedEngine, backend_named
 from engine.errors import OutOfDeviceMemory, RunnerFailed
 from engine.half_precision import to_half
 from engine.packages import read_package
@@ -170,16 +170,16 @@ def test_what_a_build_measures_is_kept_for_the_next(tmp_path: Path, monkeypatch:
         tensorrt_runner, "typed_onnx", lambda *_: adapted(small_network()).SerializeToString()
     )
     timings = tmp_path / "tensorrt.timings"
-    package = read_package(MODELS / "jcs-compact")
+    wanted = WantedEngine(read_package(MODELS / "jcs-compact"), "classify", "f32", timings=timings)
     for damaged in (False, False, True):
         if damaged:
             timings.write_bytes(b"damaged")
-        plan = tensorrt_runner.TensorRTBackend("tensorrt").build(
-            package, "classify", "f32", Profile(), timings
-        )
+        plan = tensorrt_runner.TensorRTBackend("tensorrt").build(wanted)
         assert len(plan) > 1000
         assert timings.stat().st_size > len(b"damaged")
-    assert tensorrt_runner.TensorRTBackend("tensorrt_rtx").build(package, "classify", "f32", Profile(), None)
+    kept = timings.read_bytes()
+    assert tensorrt_runner.TensorRTBackend("tensorrt_rtx").build(wanted)
+    assert timings.read_bytes() == kept
 
 
 def test_tensorrt_reports_what_it_cannot_read() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_own_models import DENSE, data_format, dense_lung, identity, two_channels, write_own_package
 
-from engine.backends import backend_named
+from engine.backends import WantedEngine, backend_named
 from engine.build_process import BuildJob, verify_engine
 from engine.builder import BuiltContent, EngineBuilder
 from engine.engine_cache import EngineCache
@@ -37,7 +37,7 @@ def test_an_engine_is_built_and_checked_against_the_reference(
     recipe = read_recipe(RECIPE)
 
     def build_here(job: BuildJob, timeout_s: float) -> BuiltContent:
-        content = backend_named(recipe.backend).build(package, job.graph, job.precision, recipe.profile)
+        content = backend_named(recipe.backend).build(WantedEngine(package, job.graph, job.precision))
         (engine := tmp_path / "engine").write_bytes(content)
         return BuiltContent(content, verify_engine(package, job.graph, engine, recipe))
 
