@@ -33,6 +33,7 @@ COLUMNS: dict[str, type] = {
     "lung_involvement_percent": float,
     "jcs_package": str,
     "m3lung_package": str,
+    "own_models": str,
     "folder": str,
     "seconds": float,
 }
@@ -59,8 +60,16 @@ def finding_of(summary: Mapping[str, Any], series_instance_uid: str, folder: str
         "lung_involvement_percent": summary["lung_involvement_percent"],
         "jcs_package": packages["jcs"],
         "m3lung_package": packages["m3lung"],
+        "own_models": _own_models(summary),
         "folder": folder,
     }
+
+
+def _own_models(summary: Mapping[str, Any]) -> str | None:
+    """What the own models said, each by its name and version; None where there is none."""
+    said = [f"{own['name']} {own['version']}: {own['said']}" for own in summary.get("own_models", ())]
+    said += [f"{own['name']}: no result, {own['why']}" for own in summary.get("own_model_failures", ())]
+    return "; ".join(said) or None
 
 
 def write_tables(outcomes: Iterable[Outcome], out: Path) -> list[Path]:
