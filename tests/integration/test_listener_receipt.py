@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import shutil
@@ -522,3 +523,10 @@ def ct_bytes(dataset: Dataset) -> bytes:
             element(0x0020000E, b"UI", text("SeriesInstanceUID")),
         )
     )
+
+
+def test_what_is_there_at_start_is_not_collected_while_it_runs(start_listener) -> None:
+    node = start_listener()
+    assert gc.get_freeze_count() > 0
+    node.listener.stop()
+    assert gc.get_freeze_count() == 0
