@@ -9,7 +9,7 @@ from torch import nn
 from networks.jcs import JCSClassifier
 from training.averaging import averaged
 from training.recipe import RecipeError, load_recipe
-from training.supervision import MaskHeads, pixel_loss
+from training.supervision import MaskHeads, pixel_loss, stage_maps
 
 
 def test_the_average_follows_by_hand() -> None:
@@ -61,7 +61,7 @@ def test_pixel_loss_by_hand() -> None:
 def test_heads_see_strides_8_and_16_and_go_with_the_watching() -> None:
     network = JCSClassifier(depths=(1, 1, 1, 1), planes=(16, 16, 16, 16))
     heads = MaskHeads(network, (3, 2))
-    with heads.watching(network) as maps:
+    with stage_maps(network, heads.stages) as maps:
         network(torch.zeros(1, 3, 64, 64))
     assert [tuple(m.shape[-2:]) for m in maps] == [(8, 8), (4, 4)]
     network(torch.zeros(1, 3, 64, 64))
