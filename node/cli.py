@@ -134,7 +134,7 @@ _FORESEEN = frozenset(
     }
 )
 """Errors whose message was written for people, by name: importing them all would take a second."""
-_PASSING = frozenset({"DeviceLost", "StoreUnreachable"})
+_PASSING = frozenset({"ClusterAway", "DeviceLost", "StoreUnreachable"})
 """Those of them with which a service is to be started again."""
 
 

@@ -57,6 +57,10 @@ _HEAD_SECONDS = 2.0
 log: structlog.stdlib.BoundLogger = structlog.get_logger("ray")
 
 
+class ClusterAway(RunnerFailed):
+    """The head of the cluster does not answer; it may do so later, so whoever started this starts it again."""
+
+
 @dataclass(frozen=True)
 class RayOptions:
     """Which cluster, and what an actor asks of it.
@@ -299,7 +303,7 @@ def _connect(options: RayOptions) -> None:
 def _await_head(options: RayOptions) -> None:
     """Wait for a head that is named by HOST:PORT: Ray itself would try for many minutes, and not say so.
 
-    Raises RunnerFailed.
+    Raises ClusterAway.
     """
     host, _, port = options.address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
@@ -311,7 +315,7 @@ def _await_head(options: RayOptions) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise RunnerFailed(
+                raise ClusterAway(
                     f"Ray at {options.address}: {error.strerror or error}; start it, or set ray.address"
                 ) from None
             log.warning("the head of the Ray cluster does not answer", address=options.address)
