@@ -92,6 +92,7 @@ class Timed:
 Measured = list[tuple[Work, dict[str, Timed]]]
 """Every work with what each backend took for it."""
 
+_LOOK_SECONDS = 0.05
 EAGER, EAGER_GPU = "PyTorch eager f32", "GPU: PyTorch eager f16"
 
 
@@ -275,13 +276,23 @@ def screened(folder: Path, models: list[Path], threads: int, out: Path) -> Study
     process = subprocess.Popen(
         [*command, "--config", str(configuration)], cwd=ROOT, stdout=subprocess.DEVNULL
     )
-    _, status, used = os.wait4(process.pid, 0)
+    peak = 0.0
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        peak = max(peak, _peak_gib(process.pid))
+        time.sleep(_LOOK_SECONDS)
     whole = time.perf_counter() - start
+    _, status, used = ended
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"lungnode screen ended with {process.returncode}")
     stages = json.loads((out / "findings.json").read_text())["timings_s"]
-    return Study(stages, whole, used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20)
+    return Study(stages, whole, used.ru_utime + used.ru_stime, peak)
+
+
+def _peak_gib(pid: int) -> float:
+    """The most memory that a process has had; its rusage would count that of the process that made it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next((int(x.split()[1]) / 2**20 for x in status.splitlines() if x.startswith("VmHWM")), 0.0)
 
 
 def study_rows(arguments: argparse.Namespace, work_folder: Path) -> list[str]:
@@ -351,7 +362,6 @@ def report(arguments: argparse.Namespace) -> str:
     )
     arguments.work = arguments.work.resolve()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    # Studies first: a process that is made counts the memory of the one that made it, which is still small
     studies = study_rows(arguments, arguments.work) if arguments.studies else []
     results = measured_networks(arguments, arguments.work)
     tables = [

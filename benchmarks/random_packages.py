@@ -42,8 +42,10 @@ def graphs_of(size: str) -> dict[str, dict[str, ServingGraph]]:
         pixels = (224, 256, 256)
     for network in (classifier, segmenter, slices, patient):
         _settle(network)
-    with torch.no_grad():  # so that no probability is rounded to 0, which no threshold calls ill
-        classifier.fc.weight.mul_(1e-3)
+    with (
+        torch.no_grad()
+    ):  # features are not negative: so every slice is ill, and no probability is rounded to 0
+        classifier.fc.weight.abs_()[0].neg_()
     return {
         "jcs": {
             "classify": JCSClassifyGraph(classifier, pixels[0]),
