@@ -52,7 +52,7 @@ def decode_frames(frames: Sequence[FrameHeader]) -> Iterator[npt.NDArray[np.int1
         stored = iter_pixels(dataset, indices=indices, raw=True, decoding_plugin=codec)
         for frame, pixels in zip(frames, stored, strict=True):
             yield to_hu(_of_frame(pixels, frame), frame.slope, frame.intercept, padding)
-    except (OSError, RuntimeError, *MALFORMED) as error:  # RuntimeError: every codec has failed
+    except (RuntimeError, *MALFORMED) as error:  # RuntimeError: every codec has failed
         why = str(error).strip()[:200] or type(error).__name__
         raise Undecodable(f"{path.name} cannot be decoded: {why}") from error
 

@@ -140,7 +140,7 @@ class PriorSeeker:
     def _seek(self, search: Seeking, stop: Stop) -> None:
         try:
             current = prior_choice.current_study(_header(self._storage / search.image))
-        except (OSError, *MALFORMED) as error:
+        except MALFORMED as error:
             self._end(search.search_id, f"no prior is asked for: an image cannot be read: {error}")
             return
         if (why := prior_choice.unsearchable(current)) is not None:

@@ -168,5 +168,5 @@ def _reference(found: EarlierScreening) -> ReportReference | None:
 def _header(path: Path) -> Dataset | None:
     try:
         return pydicom.dcmread(path, stop_before_pixels=True)
-    except (OSError, *MALFORMED):
+    except MALFORMED:
         return None

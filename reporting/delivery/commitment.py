@@ -75,9 +75,8 @@ class Committer:
         """Ask until told to stop."""
         with open_bell(self.database, Topic.OUTBOX) as bell:
             while not stop.is_set():
-                due = self._due_seconds()
-                if not is_due(due) or not self._commit_batch():
-                    bell.wait(stop, poll_seconds, due)
+                if not self.commit_due():
+                    bell.wait(stop, poll_seconds, self._due_seconds())
 
     def commit_due(self) -> int:
         """Deal with what is due now; returns how many objects that was."""

@@ -102,9 +102,8 @@ class Courier:
         """Deliver until told to stop."""
         with open_bell(self.database, Topic.OUTBOX) as bell:
             while not stop.is_set():
-                due = self._due_seconds()
-                if not is_due(due) or not self._deliver_batch(stop):
-                    bell.wait(stop, poll_seconds, due)
+                if not self.deliver_due(stop):
+                    bell.wait(stop, poll_seconds, self._due_seconds())
 
     def deliver_due(self, stop: Stop) -> int:
         """Send what is due now, in one batch; returns how many objects were tried."""

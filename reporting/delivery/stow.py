@@ -130,7 +130,7 @@ class StowSender:
                 ours.StudyInstanceUID, ours.SeriesInstanceUID, ours.SOPInstanceUID
             )
             other = altered(ours, theirs)
-        except (requests.RequestException, OSError, AuthlibBaseError, *MALFORMED) as error:
+        except (requests.RequestException, AuthlibBaseError, *MALFORMED) as error:
             remark = f"stored, but could not be retrieved to compare: {_short(error)}"
             return Outcome(item.path, Verdict.STORED, stored.status, remark)
         if other is None:
