@@ -128,14 +128,23 @@ def test_res2net_chains_groups_only_after_the_first_block() -> None:
         assert torch.allclose(captured[0], groups[1], atol=1e-6) != chained
 
 
-def test_res2net_agrees_with_timm() -> None:
+@pytest.mark.parametrize(
+    ("name", "encoder", "pooled_last"),
+    [("res2net101d", Res2NetEncoder, False), ("resnet50", ResNetEncoder, False), ("vgg16", VGGEncoder, True)],
+)
+def test_encoders_agree_with_timm(name: str, encoder: type, pooled_last: bool) -> None:
     timm = pytest.importorskip("timm")
-    theirs = timm.create_model("res2net101d", num_classes=0, global_pool="").eval()
-    ours = Res2NetEncoder().eval()
+    theirs = timm.create_model(name, num_classes=0, global_pool="").eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as made, the statistics are 0 and 1, and show no mistake
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    ours = encoder().eval()
     ours.load_imagenet(theirs.state_dict())
     x = torch.randn(1, 3, 96, 96)
     with torch.no_grad():
-        assert torch.allclose(ours(x)[-1], theirs.forward_features(x), atol=1e-5)
+        last = nn.functional.max_pool2d(ours(x)[-1], 2) if pooled_last else ours(x)[-1]
+        assert torch.allclose(last, theirs.forward_features(x), atol=1e-5)
 
 
 def test_frozen_normalisation_equals_batch_norm_in_evaluation() -> None:
