@@ -227,9 +227,10 @@ class Receiver:
                 now=self.now(),
                 max_study_bytes=self.max_study_bytes,
             )
-        if len(request.known_series) >= MAX_KNOWN_SERIES:
-            request.known_series.clear()
-        request.known_series[series] = (receipt.study_id, receipt.series_id)
+        if receipt.outcome is not Outcome.CONFLICTING:  # that tells of the series of the other instance
+            if len(request.known_series) >= MAX_KNOWN_SERIES:
+                request.known_series.clear()
+            request.known_series[series] = (receipt.study_id, receipt.series_id)
         return receipt.outcome
 
     def _recorded_shortly(

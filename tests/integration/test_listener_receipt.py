@@ -25,10 +25,12 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
+from sqlalchemy import select
 
 from node.inspection import node_status
 from scp.spool import Spool
 from store import queries
+from store.models import Instance, Series
 from store.states import StudyState
 
 MakeCT = Callable[..., Dataset]
@@ -72,6 +74,18 @@ def test_the_same_uid_with_other_content_is_refused_and_recorded(listener, ct: M
     (refusal,) = listener.refusals()
     assert (refusal.status, refusal.sop_instance_uid) == (0x0111, other.SOPInstanceUID)
     assert "other content" in refusal.why
+
+
+def test_a_conflict_does_not_lead_what_comes_after_it_into_another_series(listener, ct: MakeCT) -> None:
+    """The UID of a held instance comes in a new series, and is refused; that series is still one of its own."""
+    conflicting, fresh = ct(1), ct(2)
+    conflicting.SeriesInstanceUID = fresh.SeriesInstanceUID = "1.2.826.0.1.99.7"
+    assert listener.send(ct(1), conflicting, fresh) == [0x0000, 0x0111, 0x0000]
+    with listener.database.read() as session:
+        rows = session.execute(
+            select(Instance.sop_instance_uid, Series.series_instance_uid).join(Series)
+        ).all()
+    assert dict(map(tuple, rows)) == {one.SOPInstanceUID: one.SeriesInstanceUID for one in (ct(1), fresh)}
 
 
 @pytest.mark.parametrize(
@@ -180,13 +194,29 @@ def test_a_deflate_bomb_is_refused(start_listener, ct: MakeCT) -> None:
     assert "unfolds to more than 10 MiB" in listener.refusals()[0].why
 
 
+def test_what_is_deflated_wrongly_is_not_understood(start_listener, ct: MakeCT) -> None:
+    """Sent again it would be as wrong: the status must not be one after which senders try again."""
+    listener = start_listener()
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    begun = compressor.compress(encoded(ct(1, size=512))) + compressor.flush(zlib.Z_FULL_FLUSH)
+    association = listener.associate((CTImageStorage, DeflatedExplicitVRLittleEndian))
+    assert raw_messages(association, raw_command(ct(1)), begun + b"\xff" * 1000) == 0xC000
+    association.release()
+    assert "not a deflated data set" in listener.refusals()[0].why
+
+
 def deflated_store(association, dataset: Dataset) -> int:
     compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     data = compressor.compress(encoded(dataset)) + compressor.flush()
+    return raw_messages(association, raw_command(dataset), data)
+
+
+def raw_messages(association, command: bytes, data: bytes) -> int:
+    """The status that a command and a data set get, as they are."""
     association._reactor_checkpoint.clear()
     pieces = [data[at : at + 16000] for at in range(0, len(data), 16000)]
     messages = [pdu(1, 0x00, piece) for piece in pieces[:-1]] + [pdu(1, 0x02, pieces[-1])]
-    association.dul.socket.socket.sendall(pdu(1, 0x03, raw_command(dataset)) + b"".join(messages))
+    association.dul.socket.socket.sendall(pdu(1, 0x03, command) + b"".join(messages))
     _, response = association.dimse.get_msg(block=True)
     association._reactor_checkpoint.set()
     return int(response.Status)
