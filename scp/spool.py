@@ -72,11 +72,14 @@ class Spool:
     def keep(self, incoming: IncomingFile, study_instance_uid: str) -> KeptFile:
         """Give a written file its name and make it last. Raises OSError, and then the file is not kept.
 
-        The name derives from the content: the same instance again lands on the same name.
+        The name derives from the content: the same instance again lands on the same name. What has it may have been
+        acknowledged, so only bytes that the disk has by then take its place; a new name needs no such order.
         """
         study = hashlib.sha256(study_instance_uid.encode("ascii")).hexdigest()[:32]
         folder, sha256 = f"{self.kept}/{study}", incoming.sha256
         final = f"{folder}/{sha256}.dcm"
+        if os.path.exists(final):
+            incoming.sync()
         try:
             incoming.rename(final)
         except FileNotFoundError:
@@ -163,11 +166,15 @@ class IncomingFile:
         self.path.rename(final)
         self._named = True
 
-    def flush(self) -> None:
-        """Make the content last (fsync), then close. Raises OSError."""
+    def sync(self) -> None:
+        """Make the content last (fsync). Raises OSError."""
         if self._file is not None:
             os.fsync(self._file)
-            self._close()
+
+    def flush(self) -> None:
+        """Make the content last, then close. Raises OSError."""
+        self.sync()
+        self._close()
 
     def abandon(self) -> None:
         """Close the file, and remove it unless it has its name for good."""

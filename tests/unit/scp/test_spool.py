@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,29 @@ def test_a_file_holds_what_came_and_is_named_by_it(spool: Spool, pieces: list[in
     assert kept.size == len(data_set)
     assert bytes(incoming.head) == data_set[: min(HEAD, BUFFER - len(META))]
     assert kept.path in set(spool.kept_paths())
+
+
+def test_a_repeated_instance_replaces_what_was_acknowledged_only_once_it_is_on_the_disk(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent() -> IncomingFile:
+        incoming = begin(spool)
+        incoming.write(b"acknowledged" * 100)
+        incoming.finish()
+        return incoming
+
+    def failing(descriptor: int) -> None:
+        raise OSError(errno.EIO, "the disk fails")
+
+    acknowledged = spool.storage / spool.keep(sent(), STUDY).path
+    inode = acknowledged.stat().st_ino
+    repeated = sent()
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="the disk fails"):
+        patched.setattr(os, "fsync", failing)
+        spool.keep(repeated, STUDY)
+    repeated.abandon()
+    assert acknowledged.stat().st_ino == inode
+    assert list(spool.unfinished()) == []
 
 
 def test_files_that_are_written_at_once_do_not_mix(spool: Spool) -> None:
