@@ -27,12 +27,13 @@ from scp.association_server import LimitedAssociationServer, SharedPortServer
 from scp.associations import AssociationRegister
 from scp.command_set import C_STORE_RQ, Command
 from scp.contexts import VERIFICATION, supported_contexts
+from scp.message_assembly import Storing
 from scp.policy import ListenerPolicy
 from scp.receipt import Answer, Clock, Receiver, Reception, StoreRequest, Unstored
 from scp.retention import purge_delivered
 from scp.services import FurtherService, Handler
 from scp.spool import Spool
-from scp.streaming import Storing, missing_names, streaming_handler
+from scp.streaming import missing_names, streaming_handler
 from scp.sweep import SpoolLock, sweep
 from scp.uploading import node_of
 from store import receipts

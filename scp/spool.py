@@ -78,7 +78,7 @@ class Spool:
         study = hashlib.sha256(study_instance_uid.encode("ascii")).hexdigest()[:32]
         folder, sha256 = f"{self.kept}/{study}", incoming.sha256
         final = f"{folder}/{sha256}.dcm"
-        if os.path.exists(final):
+        if Path(final).exists():
             incoming.sync()
         try:
             incoming.rename(final)

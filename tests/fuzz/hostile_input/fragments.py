@@ -12,9 +12,9 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from hostile_input.messages import CONTEXT, echo_request, sending
 from hostile_input.target import stateless
 from scp.command_set import MAX_COMMAND_BYTES, Command, command_pdu
+from scp.message_assembly import MessageAssembly
 from scp.pdata import LAST, FragmentStream, ProtocolViolation
 from scp.receipt import Answer
-from scp.streaming import _MessageAssembly
 
 LONGEST_PDU = 2**20
 
@@ -104,7 +104,7 @@ def take(data: bytes) -> None:
     assert violation == same_violation, "pieces decide what is a violation"
     assert b"".join(part for *_, part in found) == b"".join(part for *_, part in in_pieces)
     receipts, peer = _Receipts(), _Peer()
-    assembly = _MessageAssembly(peer.association(), receipts.begin)
+    assembly = MessageAssembly(peer.association(), receipts.begin)
     try:
         for context_id, control, part in in_pieces:
             assembly.take(context_id, control, memoryview(part))
