@@ -7,8 +7,8 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from store import deliveries, ledger
-from store.models import Delivery, Study
+from store import deleted_images, deliveries, ledger
+from store.models import Delivery, Instance, Study, Transition
 from store.results import finish_if_delivered
 from store.states import UNDERWAY, DeliveryState, StudyState
 
@@ -20,7 +20,7 @@ class NothingToDo(Exception):
 def retry(session: Session, study_instance_uid: str, *, who: str, now: datetime) -> StudyState:
     """Try a failed or skipped study again from where it failed; returns its new state.
 
-    A study with refused deliveries is delivered again, any other is screened again. Raises
+    A study that ended while it was being delivered is delivered again, any other is screened again. Raises
     store.ledger.UnknownStudy, NothingToDo.
     """
     study = ledger.locked_study_by_uid(session, study_instance_uid)
@@ -28,7 +28,8 @@ def retry(session: Session, study_instance_uid: str, *, who: str, now: datetime)
         raise NothingToDo(
             f"study {study_instance_uid} is {study.state}; only a failed or skipped one is retried"
         )
-    if deliveries.reset(session, study.id, all_of_them=False, now=now):
+    was_delivered = _ended_from(session, study) is StudyState.DELIVERING
+    if was_delivered and deliveries.reset(session, study.id, all_of_them=False, now=now):
         ledger.change_state(session, study, StudyState.DELIVERING, who=who, why="retry of delivery", now=now)
     else:
         _screen_again(session, study, who=who, why="retry", now=now)
@@ -107,13 +108,36 @@ def give_up_delivery(
     return len(pending)
 
 
+def _ended_from(session: Session, study: Study) -> StudyState | None:
+    """The state in which a failed or skipped study stood before it ended; a failed one may be skipped later."""
+    ends = (StudyState.FAILED, StudyState.SKIPPED)
+    return session.scalar(
+        select(Transition.before)
+        .where(Transition.study_id == study.id, Transition.after.in_(ends), Transition.before.not_in(ends))
+        .order_by(Transition.id.desc())
+        .limit(1)
+    )
+
+
 def _screen_again(session: Session, study: Study, *, who: str, why: str, now: datetime) -> None:
-    if study.revision == 0:
-        raise NothingToDo(f"study {study.study_instance_uid} has no image that can be screened")
+    uid = study.study_instance_uid
     if study.purged_at is not None:
-        raise NothingToDo(
-            f"study {study.study_instance_uid}: its images were deleted after delivery; send it again"
-        )
+        raise NothingToDo(f"study {uid}: its images were deleted after delivery; send it again")
+    if _has_images_without_revision(session, study):  # it was taken out while it was being received
+        ledger.change_state(session, study, StudyState.RECEIVING, who=who, why=why, now=now)
+        study.receiving_since = now
+        return
+    if study.revision == 0:
+        raise NothingToDo(f"study {uid} has no image that can be screened")
+    if missing := deleted_images.missing(session, study):
+        raise NothingToDo(f"study {uid}: {missing} of its images were deleted after delivery; send it again")
     ledger.change_state(session, study, StudyState.COMPLETE, who=who, why=why, now=now)
     study.attempts = 0
     study.not_before = now
+
+
+def _has_images_without_revision(session: Session, study: Study) -> bool:
+    query = select(Instance.id).where(
+        Instance.study_id == study.id, Instance.first_revision.is_(None), Instance.kept_out.is_(None)
+    )
+    return session.scalar(query.limit(1)) is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
 from store import ledger, uploads
@@ -171,13 +171,12 @@ def held_study(session: Session, claim: Claim) -> Study:
 
 def _first_in_turn(session: Session, now: datetime) -> Study | None:
     """The study to claim, locked. PostgreSQL skips studies that another worker is just claiming."""
-    claimable = (Study.state == StudyState.COMPLETE, Study.not_before <= now, ~uploads.is_held())
     for priority in in_turn(_waiting(session, now)):
         if priority >= Priority.IDLE and _is_busy(session, now):
             return None
         study = session.scalar(
             select(Study)
-            .where(*claimable, Study.priority == priority)
+            .where(*_claimable(now), Study.priority == priority)
             .order_by(Study.not_before, Study.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -187,13 +186,13 @@ def _first_in_turn(session: Session, now: datetime) -> Study | None:
     return None
 
 
+def _claimable(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (Study.state == StudyState.COMPLETE, Study.not_before <= now, ~uploads.is_held())
+
+
 def _is_busy(session: Session, now: datetime) -> bool:
-    """Whether a study that is not for idle times waits, or any is being received."""
-    waits = (
-        Study.state == StudyState.COMPLETE,
-        Study.priority < Priority.IDLE,
-        Study.not_before <= now,
-    )
+    """Whether a study that is not for idle times waits for a worker, or any is being received."""
+    waits = (*_claimable(now), Study.priority < Priority.IDLE)
     query = select(Study.id).where(or_(Study.state == StudyState.RECEIVING, and_(*waits))).limit(1)
     return session.scalar(query) is not None
 
@@ -222,7 +221,11 @@ def _claim(session: Session, study: Study, worker: str, lease_expires_at: dateti
     routing = None if study.routing is None else Routing.from_json(study.routing)
     wanted = (
         select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.path)
-        .where(Instance.study_id == study.id, Instance.first_revision <= revision.number)
+        .where(
+            Instance.study_id == study.id,
+            Instance.first_revision <= revision.number,
+            Instance.kept_out.is_(None),
+        )
         .order_by(Instance.sop_instance_uid)
     )
     if routing is not None and routing.series:  # an administrator who screens a study kept out overrules that

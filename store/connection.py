@@ -10,13 +10,23 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 
 BUSY_TIMEOUT_S = 10.0
+PATIENCE_WITH_SERVER = {
+    "connect_timeout": 10,
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+"""libpq's connection parameters: a server that vanished without a word (power, cable, firewall) is noticed within 40 s.
+By itself the kernel waits a quarter of an hour for an answer. What the URL says of these counts instead."""
 
 
 def create_store_engine(url: str) -> Engine:
     """An engine with the settings that durability asks for; does not touch the schema."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=8, max_overflow=24)
+        patience = {key: value for key, value in PATIENCE_WITH_SERVER.items() if key not in parsed.query}
+        return create_engine(parsed, connect_args=patience, pool_pre_ping=True, pool_size=8, max_overflow=24)
     _create_private_file(parsed)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=8, max_overflow=256)
     event.listen(engine, "connect", _configure_sqlite)

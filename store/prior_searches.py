@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, aliased
 
-from store import ledger
+from store import deleted_images, ledger
 from store.models import Instance, PriorSearch, Revision, Screening, Study
 from store.priorities import Priority
 from store.states import PriorState, StudyState
@@ -43,7 +43,7 @@ class Awaited:
     """A search whose prior was chosen: where both studies stand.
 
     prior_state: None while nothing of the prior is here. prior_why: the reason of its state. prior_in_summary: what the
-    newest screening of the study says of priors. can_be_revised: its images are still here.
+    newest screening of the study says of priors. can_be_revised: its images are all here.
     """
 
     search_id: int
@@ -104,7 +104,7 @@ def claim_due(session: Session, *, lease: timedelta, now: datetime) -> Seeking |
     study = session.get_one(Study, search.study_id)
     image = session.scalars(
         select(Instance.path)
-        .where(Instance.study_id == study.id, Instance.kept_out.is_(None))
+        .where(Instance.study_id == study.id, deleted_images.is_image())
         .order_by(Instance.id)
         .limit(1)
     ).one()
@@ -163,7 +163,7 @@ def awaited(session: Session) -> list[Awaited]:
             changed_at=search.changed_at,
             attempts=search.attempts,
             prior_in_summary=_newest_summary(session, study.id).get("prior") or {},
-            can_be_revised=study.purged_at is None,
+            can_be_revised=study.purged_at is None and not deleted_images.missing(session, study),
         )
         for search, study, earlier in rows
     ]

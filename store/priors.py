@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from store import deleted_images
 from store.models import Delivery, Instance, Result, Revision, Screening, Study
 
 
@@ -67,7 +68,7 @@ def _image(session: Session, study_id: int) -> str:
     """Every screened study has an image."""
     return session.scalars(
         select(Instance.path)
-        .where(Instance.study_id == study_id, Instance.kept_out.is_(None))
+        .where(Instance.study_id == study_id, deleted_images.is_image())
         .order_by(Instance.id)
         .limit(1)
     ).one()

@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from store import ledger
+from store import deleted_images, ledger
 from store.models import AssociationRecord, Carriage, Instance, Refusal, Series, Study
 from store.states import StudyState
 from store.upsert import insert_if_absent
@@ -121,25 +121,22 @@ def record_instance(
 
     An instance that is kept out of screening never takes a study back: the node's own results come home this way.
     """
+    held = _held(session, instance)
+    if held is not None and held.sha256 != instance.sha256:  # no study is begun for it
+        return Receipt(Outcome.CONFLICTING, held.study_id, held.series_id, held.path)
     study = _study(session, instance, now)
     if association_id is not None:
         insert_if_absent(session, Carriage, {"association_id": association_id, "study_id": study.id})
-    held = session.execute(
-        select(Instance.id, Instance.sha256, Instance.path, Instance.series_id).where(
-            Instance.sop_instance_uid == instance.sop_instance_uid
-        )
-    ).one_or_none()
+    held = _held(session, instance)  # it may have come meanwhile: only now is its study locked
     if held is not None:
-        same = held.sha256 == instance.sha256
-        if same:
-            study.purged_at = None  # its content has just come again, to this node
-            session.execute(update(Instance).where(Instance.id == held.id).values(held_by=instance.held_by))
-        return Receipt(
-            Outcome.IDENTICAL if same else Outcome.CONFLICTING, study.id, held.series_id, held.path
-        )
+        if held.sha256 != instance.sha256:
+            return Receipt(Outcome.CONFLICTING, held.study_id, held.series_id, held.path)
+        _take_back(session, study, held, instance)
+        return Receipt(Outcome.IDENTICAL, study.id, held.series_id, held.path)
     if study.byte_count + instance.size > max_study_bytes:
         raise StudyTooLarge(max_study_bytes)
     series_id = _series(session, study, instance)
+    deleted_images.mark(session, study)
     session.add(_row(study, series_id, instance, association_id, now))
     study.instance_count += 1
     study.byte_count += instance.size
@@ -208,6 +205,22 @@ def _study(session: Session, instance: ReceivedInstance, now: datetime) -> Study
     return study
 
 
+def _held(session: Session, instance: ReceivedInstance) -> Instance | None:
+    """What the store holds under the SOP Instance UID of an instance."""
+    return session.scalar(
+        select(Instance)
+        .where(Instance.sop_instance_uid == instance.sop_instance_uid)
+        .execution_options(populate_existing=True)
+    )
+
+
+def _take_back(session: Session, study: Study, held: Instance, instance: ReceivedInstance) -> None:
+    """The content of an instance has just come again, to this node."""
+    deleted_images.mark(session, study)
+    deleted_images.unmark(session, study, held.id)
+    session.execute(update(Instance).where(Instance.id == held.id).values(held_by=instance.held_by))
+
+
 def _row(
     study: Study, series_id: int, instance: ReceivedInstance, association_id: int | None, now: datetime
 ) -> Instance:
@@ -240,7 +253,7 @@ def _series(session: Session, study: Study, instance: ReceivedInstance) -> int:
 
 
 def _reopen(session: Session, study: Study, now: datetime) -> None:
+    """Take a study back to receiving."""
     why = f"late instance after revision {study.revision}" if study.revision else "further instance"
     ledger.change_state(session, study, StudyState.RECEIVING, who=WHO, why=why, now=now)
     study.receiving_since = now
-    study.purged_at = None

@@ -6,6 +6,7 @@ Without an object store the storage folder itself does all that is asked here: `
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import shutil
 import tempfile
@@ -112,7 +113,8 @@ class SharedStorage:
         if now - self._cleared_at < CLEAR_EVERY_S:
             return
         self._cleared_at = now
-        files = [file for file in self.copies.rglob("*") if file.is_file()]
+        # os.walk passes over folders that others remove meanwhile, as every worker does with a study that it has done
+        files = [Path(place) / name for place, _, names in os.walk(self.copies) for name in names]
         for file in files:
             with suppress(OSError):  # somebody else clears, too; only with the last file the folder is empty
                 if now - file.stat().st_mtime > KEEP_COPIES_S:

@@ -56,7 +56,7 @@ LEGAL: dict[StudyState | None, frozenset[StudyState]] = {
         }
     ),
     StudyState.DELIVERED: frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.DELIVERING}),
-    StudyState.SKIPPED: frozenset({StudyState.RECEIVING, StudyState.COMPLETE}),
+    StudyState.SKIPPED: frozenset({StudyState.RECEIVING, StudyState.COMPLETE, StudyState.DELIVERING}),
     StudyState.FAILED: frozenset(
         {StudyState.RECEIVING, StudyState.COMPLETE, StudyState.DELIVERING, StudyState.SKIPPED}
     ),

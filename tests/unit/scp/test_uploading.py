@@ -299,3 +299,22 @@ def test_a_study_whose_headers_are_on_another_node_is_not_routed_yet(node: Node,
 
 def test_every_folder_has_one_name(tmp_path: Path) -> None:
     assert node_of(tmp_path / "a") == node_of(tmp_path / "a") != node_of(tmp_path / "b")
+
+
+def test_copies_are_cleared_while_others_remove_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SharedStorage(tmp_path, open_object_folder(f"memory://{tmp_path.name}", {}), lambda: 1e12)
+    for study in ("a", "b"):
+        (shared.copies / study).mkdir(parents=True)
+        (shared.copies / study / "1.dcm").touch()
+    look = os.scandir
+
+    def another_worker_is_done(place: Any = ".") -> Any:
+        if str(place).endswith("/b"):
+            shutil.rmtree(place)
+        return look(place)
+
+    monkeypatch.setattr(os, "scandir", another_worker_is_done)
+    with shared.gathered([]):
+        assert not (shared.copies / "a").exists()

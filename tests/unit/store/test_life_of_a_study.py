@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from store import (
     claims,
     deliveries,
     ledger,
+    priors,
     queries,
     receipts,
     recovery,
@@ -23,6 +24,7 @@ from store import (
 )
 from store.database import Database
 from store.deliveries import Backoff
+from store.priorities import Priority
 from store.receipts import Outcome, Peer, ReceivedInstance
 from store.repeated_receipts import RepeatedReceipts
 from store.results import ResultObject
@@ -543,3 +545,110 @@ def test_counts_and_lists(received_study: Life) -> None:
         )
         assert [s.study_instance_uid for s in recent] == ["1.2.4"]
         assert queries.list_studies(session, uid_prefix="1.2.%") == []
+
+
+def ask(life: Life, request: str, **more: Any) -> StudyState:
+    """An administrator asks for something."""
+    with life.database.write() as session:
+        state: StudyState = getattr(admin, request)(session, STUDY, who="admin", now=life.now, **more)
+        return state
+
+
+def test_what_was_skipped_while_it_was_delivered_is_delivered_at_a_retry(screened_study: Life) -> None:
+    ask(screened_study, "skip", why="wrong patient")
+    assert ask(screened_study, "retry") is StudyState.DELIVERING
+    screened_study.deliver_all()
+    assert screened_study.state is StudyState.DELIVERED
+
+
+def test_a_failed_screening_is_retried_though_an_earlier_revision_was_not_accepted(
+    screened_study: Life,
+) -> None:
+    seg, sr = screened_study.due()
+    with screened_study.database.write() as session:
+        deliveries.record_not_accepted(session, seg, who="sender", why="no SEG", now=screened_study.now)
+    screened_study.deliver(sr)
+    screened_study.receive(2)
+    screened_study.complete()
+    held = screened_study.claim()
+    with screened_study.database.write() as session:
+        claims.fail(session, held, why="cannot be decoded", now=screened_study.now)
+    assert ask(screened_study, "retry") is StudyState.COMPLETE
+    assert screened_study.claim().revision == 2
+
+
+def test_what_was_skipped_while_it_was_received_is_received_in_full(received_study: Life) -> None:
+    ask(received_study, "skip", why="by mistake")
+    assert ask(received_study, "retry") is StudyState.RECEIVING
+    assert received_study.complete() is StudyState.COMPLETE
+    assert len(received_study.claim().instances) == 1
+
+
+def test_other_content_under_another_studys_uid_begins_no_study(life: Life) -> None:
+    life.receive(1)
+    held = an_instance(1)
+    stranger = replace(held, study_instance_uid="1.2.99", sha256="f" * 64)
+    with life.database.write() as session:
+        receipt = receipts.record_instance(session, stranger, association_id=None, now=life.now)
+        assert receipt.outcome is Outcome.CONFLICTING
+        assert [s.study_instance_uid for s in revisions.receiving_studies(session)] == [STUDY]
+
+
+@pytest.fixture
+def purged_study(life: Life) -> Life:
+    """A delivered study whose three images are deleted."""
+    for number in (1, 2, 3):
+        life.receive(number)
+    life.complete()
+    life.finish(life.claim())
+    life.deliver_all()
+    later = life.now + timedelta(days=8)
+    with life.database.write() as session:
+        (study_id,) = retention.expired_studies(session, later)
+        assert retention.begin_purge(session, study_id, later, later) is not None
+    return life
+
+
+def test_what_comes_after_a_deletion_is_screened_without_the_images_that_are_gone(purged_study: Life) -> None:
+    purged_study.receive(4)
+    assert purged_study.complete() is StudyState.COMPLETE
+    held = purged_study.claim()
+    assert (held.revision, held.paths) == (2, (an_instance(4).path,))
+    purged_study.finish(held)
+    purged_study.deliver_all()
+    assert purged_study.receive(1).outcome is Outcome.IDENTICAL
+    assert ask(purged_study, "rescreen") is StudyState.COMPLETE
+    assert purged_study.claim().paths == held.paths, "a revision keeps its images"
+
+
+def test_a_deleted_study_is_screened_again_when_all_of_it_has_come_again(purged_study: Life) -> None:
+    for number in (1, 2):
+        assert purged_study.receive(number).outcome is Outcome.IDENTICAL
+        with pytest.raises(admin.NothingToDo, match=f"{3 - number} of its images were deleted"):
+            ask(purged_study, "rescreen")
+    purged_study.receive(3)
+    assert ask(purged_study, "rescreen") is StudyState.COMPLETE
+    assert len(purged_study.claim().instances) == 3
+
+
+def test_a_deleted_study_is_still_the_prior_of_a_later_one(purged_study: Life) -> None:
+    purged_study.receive(9, kept_out="own result")
+    with purged_study.database.read() as session:
+        (earlier,) = priors.earlier_screenings(session, study_id=99, patient_digest="0" * 64)
+    assert earlier.image == an_instance(1).path
+
+
+def test_a_study_that_no_worker_can_take_does_not_keep_others_from_idle_times(life: Life) -> None:
+    life.receive(1)
+    life.complete()
+    with life.database.write() as session:
+        study = ledger.locked_study_by_uid(session, STUDY)
+        study.priority = Priority.IDLE
+        receipts.record_instance(
+            session,
+            replace(an_instance(1, study="1.2.4"), held_by="a node that is gone"),
+            association_id=None,
+            now=life.now,
+        )
+    life.complete()
+    assert life.claim().study_instance_uid == STUDY
