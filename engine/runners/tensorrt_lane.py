@@ -18,12 +18,17 @@ Buffers = dict[str, tuple[Any, Any]]
 
 @dataclass(eq=False)
 class _Prepared:
-    """A graph with its context and buffers for one set of shapes. recording: the call, once it was made before."""
+    """A graph with its context and buffers for one set of shapes. recording: the call, once it was made before.
+
+    working_bytes: what the context needs for what lies between its layers; working_memory: what it was given.
+    """
 
     context: Any
     shapes: dict[str, tuple[int, ...]]
     inputs: Buffers
     outputs: Buffers
+    working_bytes: int
+    working_memory: Any = None
     called: bool = False
     recording: Recording | None = None
     recordable: bool = True
@@ -35,7 +40,10 @@ class Lane:
     From its second call with the same shapes on, copies and computing are a recording, where `graphs` can record.
     TensorRT wants the first call of a shape to be an ordinary one. All needs the GPU's context to be current.
 
-    contexts: an execution context for each graph, used by this lane alone.
+    The graphs take turns in one working memory, which is as large as the largest call so far. By itself TensorRT would
+    give each context one of its own, large enough for the largest shapes that its engine was built for.
+
+    contexts: an execution context for each graph, used by this lane alone, of the strategy USER_MANAGED.
     """
 
     def __init__(self, trt: Any, driver: Any, contexts: Mapping[str, Any], graphs: CudaGraphs | None) -> None:
@@ -44,10 +52,13 @@ class Lane:
         self._contexts = dict(contexts)
         self._prepared: dict[str, _Prepared] = {}
         self._under_way: Buffers = {}
+        self._working_memory: Any = None
+        self._working_bytes = 0
 
     def start(self, graph: str, inputs: Tensors) -> None:
         """Copy in, compute and copy out, all in the order of the stream; returns before any of it is done."""
         call = self._ready(graph, inputs)
+        self._give_working_memory(call)
         for name, values in inputs.items():
             call.inputs[name][0][...] = values
         self._under_way = call.outputs
@@ -70,6 +81,7 @@ class Lane:
         self._prepared.clear()
         self._contexts.clear()
         self._under_way = {}
+        self._working_memory, self._working_bytes = None, 0
 
     def _ready(self, graph: str, inputs: Tensors) -> _Prepared:
         shapes = {name: tuple(values.shape) for name, values in inputs.items()}
@@ -92,9 +104,22 @@ class Lane:
             shapes,
             {name: memory[name] for name in shapes},
             outputs,
+            context.update_device_memory_size_for_shapes(),
             recordable=self._graphs is not None,
         )
         return self._prepared[graph]
+
+    def _give_working_memory(self, call: _Prepared) -> None:
+        if call.working_bytes > self._working_bytes:
+            for known in self._prepared.values():  # recordings name the memory that is given back here
+                _drop_recording(known)
+                known.working_memory = None
+            self._working_memory, self._working_bytes = None, 0
+            self._working_memory = self._driver.mem_alloc(call.working_bytes)
+            self._working_bytes = call.working_bytes
+        if self._working_memory is not None and call.working_memory is not self._working_memory:
+            call.context.set_device_memory(int(self._working_memory), self._working_bytes)
+            call.working_memory = self._working_memory
 
     def _names(self, context: Any) -> list[str]:
         return [context.engine.get_tensor_name(index) for index in range(context.engine.num_io_tensors)]
@@ -129,9 +154,12 @@ def _drop_recording(call: _Prepared) -> None:
         call.recording = None
 
 
-def execution_context(graph: str, engine: Any, *settings: Any) -> Any:
-    """A context of an engine. Raises OutOfDeviceMemory."""
-    context = engine.create_execution_context(*settings)
+def execution_context(graph: str, engine: Any, settings: Any) -> Any:
+    """A context of an engine. settings: a runtime configuration, or how its memory is given to it.
+
+    Raises OutOfDeviceMemory.
+    """
+    context = engine.create_execution_context(settings)
     if context is None:
         raise OutOfDeviceMemory(f"no memory on the GPU for graph {graph}")
     return context

@@ -224,6 +224,9 @@ class _KernelCache:
         self._file = file
         self.settings = engine.create_runtime_config()
         self.settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self.settings.set_execution_context_allocation_strategy(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
         self._cache = self.settings.create_runtime_cache()
         if file.is_file():
             self._cache.deserialize(file.read_bytes())  # False where it is not fit: then it stays empty
@@ -300,9 +303,10 @@ class TensorRTRunner:
         self._cuda.context.detach()
 
     def _lane(self) -> Lane:
+        by_lane = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         contexts = {
             graph: execution_context(
-                graph, engine, *([self._kernels[graph].settings] if self._kernels else [])
+                graph, engine, self._kernels[graph].settings if self._kernels else by_lane
             )
             for graph, engine in self._opened.items()
         }

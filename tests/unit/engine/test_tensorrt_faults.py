@@ -40,6 +40,7 @@ class ScriptedDriver:
         self.pushed = 0
         self.memory: dict[int, np.ndarray] = {}
         self.allocated = self.streams = 0
+        self.sizes: list[int] = []
         self.log: list[str] = []
         self.recording: list[Callable[[], None]] | None = None
 
@@ -74,6 +75,7 @@ class ScriptedDriver:
 
     def mem_alloc(self, size: int) -> int:
         self.allocated += 1
+        self.sizes.append(size)
         return self.allocated
 
     def memcpy_htod_async(self, device: int, host: np.ndarray, stream: Any) -> None:
@@ -86,9 +88,13 @@ class ScriptedDriver:
 
 
 class ScriptedEngine:
-    """An engine with input hu int16 [N] and output probability float32 [N] = hu / 10."""
+    """An engine with input hu int16 [N] and output probability float32 [N] = hu / 10.
+
+    It computes by way of a working memory that it was given, of 1000 bytes for each of the N.
+    """
 
     num_io_tensors = 2
+    working_bytes = 1000
 
     def __init__(self, driver: ScriptedDriver) -> None:
         self.engine = self
@@ -114,11 +120,22 @@ class ScriptedEngine:
     def set_tensor_address(self, name: str, address: int) -> None:
         self._addresses[name] = address
 
+    def update_device_memory_size_for_shapes(self) -> int:
+        return self.working_bytes * self._shape[0]
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert size >= self.working_bytes * self._shape[0]
+        self._working = memory
+
     def execute_async_v3(self, stream: int) -> bool:
+        working = self._working
+
         def compute() -> None:
             memory = self._driver.memory
             self._driver.log.append(f"compute {stream}")
-            memory[self._addresses["probability"]] = memory[self._addresses["hu"]] / np.float32(10)
+            assert self._working == working, "a recording names memory that was given back"
+            memory[working] = memory[self._addresses["hu"]] / np.float32(10)
+            memory[self._addresses["probability"]] = memory[working]
 
         self._driver.do(compute)
         return True
@@ -189,6 +206,7 @@ def opened(
         "Logger": logger,
         "Runtime": lambda log: runtime,
         "nptype": lambda dtype: dtype,
+        "ExecutionContextAllocationStrategy": SimpleNamespace(USER_MANAGED="by the lane"),
     }
     package = read_package(package_paths[0])
 
@@ -217,8 +235,25 @@ def test_the_next_call_is_under_way_before_the_last_is_waited_for(opened, driver
     assert driver.log == [
         *("compute 1", "compute 2", "wait 1", "compute 1", "wait 2", "compute 2", "wait 1", "wait 2"),
     ]
-    assert driver.allocated == 4, "an input and an output buffer for each of the two, kept from call to call"
+    assert driver.allocated == 6, (
+        "input, output and working memory for each of the two, kept from call to call"
+    )
     assert driver.pushed == 0
+
+
+def test_graphs_take_turns_in_a_working_memory_as_large_as_the_largest_call(
+    opened, driver: ScriptedDriver
+) -> None:
+    runner = opened(ScriptedBindings(driver))
+    for count in (2, 2, 2, 8, 8, 8, 3, 3, 3):  # each is recorded at its second call with the same shape
+        hu = np.arange(count, dtype=np.int16)
+        lane_by_lane = runner.run_each("classify", [{"hu": hu}, {"hu": hu}])
+        for found in lane_by_lane:
+            np.testing.assert_allclose(found["probability"], hu / 10, rtol=1e-6)
+    working = [size for size in driver.sizes if size >= ScriptedEngine.working_bytes]
+    assert working == [2000, 2000, 8000, 8000], (
+        "it grows for each of the two lanes, and is kept for fewer slices"
+    )
 
 
 def test_calls_that_nobody_waits_for_are_let_end(opened, driver: ScriptedDriver) -> None:
@@ -284,7 +319,11 @@ class ScriptedKernels:
 
     def __init__(self) -> None:
         self.cuda_graph_strategy: str | None = None
+        self.strategy: str | None = None
         self.content = b""
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.strategy = strategy
 
     def create_runtime_cache(self) -> ScriptedKernels:
         return self
@@ -317,6 +356,7 @@ def test_tensorrt_for_rtx_records_by_itself_and_keeps_its_kernels(
         runner.close()
     assert "launch 1" not in driver.log, "it is not recorded twice"
     assert [settings.cuda_graph_strategy for settings in made] == ["whole", "whole"]
+    assert [settings.strategy for settings in made] == ["by the lane", "by the lane"]
     assert (tmp_path / "engine.kernels").read_bytes() == b"|compiled|compiled"
 
 
