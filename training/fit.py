@@ -84,7 +84,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class FitResult:
-    """Steps done and the mean training loss of the first and the last epoch of this run."""
+    """Steps done and the mean training loss of the first and the last tenth of this run's steps."""
 
     steps: int
     finished: bool
@@ -181,7 +181,7 @@ class _Loop:
         self.total = recipe.total_steps(self.per_epoch)
         last = self.total if machine.stop_after is None else min(self.total, start + machine.stop_after)
         self.last = max(start, last)
-        self.epoch_losses: dict[int, list[float]] = {}
+        self.losses: list[float] = []
 
     def run(self) -> FitResult:
         leads = self.fabric.is_global_zero
@@ -228,7 +228,7 @@ class _Loop:
         self.optimiser.step()
         if self.average is not None:
             self.average.update_parameters(self.module.network)
-        self.epoch_losses.setdefault(step // self.per_epoch, []).append(values["loss"])
+        self.losses.append(values["loss"])
         return {**values, "rate": rate}
 
     def _batches(self) -> Iterator[Any]:
@@ -281,8 +281,10 @@ class _Loop:
         save_checkpoint(self.directory, state)
 
     def _result(self) -> FitResult:
-        means = [float(np.mean(losses)) for _, losses in sorted(self.epoch_losses.items())]
-        first, last = (means[0], means[-1]) if means else (math.nan, math.nan)
+        tenth = max(1, len(self.losses) // 10)
+        first, last = (
+            float(np.mean(part)) if part else math.nan for part in (self.losses[:tenth], self.losses[-tenth:])
+        )
         return FitResult(self.last, self.last == self.total, first, last)
 
 
