@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
+
+from node.configuration_secrets import HIDDEN, is_secret, without_password
 
 
 def described(error: ErrorDetails, model: type[BaseModel]) -> str:
@@ -22,6 +23,8 @@ def described(error: ErrorDetails, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{key} is missing"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and isinstance(error["input"], BaseModel | dict):
+        return f"{key}: {message}" if location else message  # it is about keys that do not fit each other
     if error["type"] == "model_type":
         message = f"allowed is a mapping with {allowed_keys(model, location)}"
     return f"{key} = {_shown(key, error['input'])} is not allowed: {message[0].lower()}{message[1:]}"
@@ -33,11 +36,11 @@ def _dotted(location: tuple[int | str, ...]) -> str:
 
 
 def _shown(key: str, value: object) -> str:
-    if key == "database.url":
-        value = re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", str(value))
+    if is_secret(key):
+        return HIDDEN
     if isinstance(value, BaseModel | dict):
-        value = dict(value)
-    text = repr(value)
+        return f"a mapping with {', '.join(map(str, dict(value)))}"
+    text = without_password(repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -7,9 +7,7 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from node.configuration import Configuration
-
-SECRET_KEYS = ("password", "token", "secret", "webhook")
-HIDDEN = "***"
+from node.configuration_secrets import HIDDEN, is_secret, without_password
 
 
 def shown_configuration(configuration: Configuration) -> dict[str, Any]:
@@ -21,10 +19,7 @@ def shown_configuration(configuration: Configuration) -> dict[str, Any]:
 
 def _hidden(value: Any) -> Any:
     if isinstance(value, dict):
-        return {
-            key: HIDDEN if item and any(word in key for word in SECRET_KEYS) else _hidden(item)
-            for key, item in value.items()
-        }
+        return {key: HIDDEN if item and is_secret(key) else _hidden(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_hidden(item) for item in value]
-    return value
+    return without_password(value) if isinstance(value, str) else value

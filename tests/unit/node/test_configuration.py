@@ -21,6 +21,8 @@ from node.configuration import (
 )
 
 ROOT = Path(__file__).parents[3]
+MAIL = {"host": "m", "sender": "node@example.org", "recipients": ["a@example.org"]}
+ANN = {"name": "ann", "token_sha256": "0" * 64}
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -104,6 +106,16 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
             {"destinations": [{"name": "p", "ae_title": "P", "host": "h", "port": 4, "objcts": []}]},
             ["destinations[0].objcts", "did you mean objects?"],
         ),
+        (
+            {"destinations": [{"name": "p", "ae_title": "P", "host": "h", "port": 4, "commitment": []}]},
+            ["destinations[0].commitment = []", "ask, compare"],
+        ),
+        (
+            {"notifications": {"mail": MAIL | {"password": ["secret"]}}},
+            ["notifications.mail.password = ***", "string"],
+        ),
+        ({"stow_destinations": [{"name": "c", "url": "ftp://u:secret@h"}]}, ["ftp://u:***@h"]),
+        ({"web": {"users": [ANN, ANN]}}, ["web: user 'ann' is given twice"]),
         ({"models": []}, ["models = []", "at least 1"]),
         ("listener: {port: 1\n", ["not valid YAML at line"]),
         ("listener: {port: 1, port: 2}\n", ["'port' is given twice"]),
@@ -138,6 +150,34 @@ def test_a_misspelt_section_in_the_environment_is_named(monkeypatch: pytest.Monk
     monkeypatch.setenv("LUNGNODE_LISTNER__PORT", "1")
     with pytest.raises(ConfigurationError, match="LUNGNODE_LISTNER__PORT"):
         load_configuration(None)
+
+
+def test_a_key_parted_by_one_underscore_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNGNODE_QUERY_SOURCE_PORT", "104")
+    with pytest.raises(ConfigurationError, match="two underscores: LUNGNODE_QUERY_SOURCE__PORT"):
+        load_configuration(None)
+
+
+def test_a_wrong_value_from_the_environment_does_not_blame_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUNGNODE_LISTENER__PORT", "many")
+    lines = refusal(tmp_path, {"log": {"level": "loud"}}).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        "environment LUNGNODE_LISTENER__PORT",
+        str(tmp_path / "config.yaml"),
+    ]
+
+
+def test_every_path_of_every_section_is_meant_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    tls = {"certificate": "own.pem", "key": "own.key"}
+    one = {"name": "p", "ae_title": "P", "host": "h", "port": 4, "tls": tls}
+    loaded = load_configuration(write(tmp_path, {"listener": {"tls": tls}, "destinations": [one]}))
+    assert loaded.listener.tls is not None
+    assert loaded.listener.tls.certificate == tmp_path / "own.pem"
+    assert loaded.destinations[0].tls is not None
+    assert loaded.destinations[0].tls.key == tmp_path / "own.key"
+    assert loaded.audit.file == tmp_path / "var/audit.log"
 
 
 def test_an_environment_value_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
