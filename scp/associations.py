@@ -37,6 +37,35 @@ class OpenAssociation:
     known_series: KnownSeries = field(default_factory=dict)
 
 
+class AssociationEnds:
+    """Records how associations ended. What the store does not take at once waits: else their studies would."""
+
+    def __init__(self, database: Database, now: Clock) -> None:
+        self._database = database
+        self._now = now
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, str]] = []
+
+    def add(self, number: int, end: str) -> None:
+        """The association with this row ended: released, aborted, connection lost. Call `settle` next."""
+        with self._lock:
+            self._waiting.append((number, end))
+
+    def settle(self) -> None:
+        """Write the ends that the store has not taken yet; what it does not take now waits for the next call."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for position, (number, end) in enumerate(waiting):
+            try:
+                with self._database.write() as session:
+                    receipts.close_association(session, number, end=end, now=self._now())
+            except SQLAlchemyError as error:
+                LOGGER.error("end of association not recorded yet", why=type(error).__name__)
+                with self._lock:
+                    self._waiting[:0] = waiting[position:]
+                return
+
+
 class AssociationRegister:
     """All open associations of one listener."""
 
@@ -47,7 +76,7 @@ class AssociationRegister:
         self._now = now
         self._lock = threading.Lock()
         self._open: dict[Alive, OpenAssociation] = {}
-        self._unclosed: list[tuple[int, str]] = []
+        self._ends = AssociationEnds(database, now)
 
     def request(self, association: Alive, peer: Peer, called_ae: str) -> Rejection | None:
         """Admit an association, which then is open, or say why not."""
@@ -91,8 +120,8 @@ class AssociationRegister:
         with self._lock:
             found = self._open.pop(association, None)
             if found is not None and found.number is not None:
-                self._unclosed.append((found.number, end))
-        self.settle()
+                self._ends.add(found.number, end)
+        self._ends.settle()
 
     def end_dead(self) -> None:
         """Find associations that ended without a word, and settle what the store did not take at once."""
@@ -100,21 +129,7 @@ class AssociationRegister:
             dead = [association for association in self._open if not association.is_alive()]
         for association in dead:
             self.end(association, "connection lost")
-        self.settle()
-
-    def settle(self) -> None:
-        """Write the ends that the store has not taken yet; what it does not take now waits for the next call."""
-        with self._lock:
-            waiting, self._unclosed = self._unclosed, []
-        for position, (number, end) in enumerate(waiting):
-            try:
-                with self._database.write() as session:
-                    receipts.close_association(session, number, end=end, now=self._now())
-            except SQLAlchemyError as error:
-                LOGGER.error("end of association not recorded yet", why=type(error).__name__)
-                with self._lock:
-                    self._unclosed[:0] = waiting[position:]
-                return
+        self._ends.settle()
 
     def open_now(self) -> list[Alive]:
         """The associations that are open."""

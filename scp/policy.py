@@ -29,11 +29,12 @@ class AllowedPeer:
 class TLSSettings:
     """TLS for the listener (PS3.15 B.9, BCP 195).
 
-    ca: whom clients must be certified by; None: no client certificate is asked for.
+    key: None where the certificate's file holds it. ca: whom clients must be certified by; None: no client certificate
+    is asked for.
     """
 
     certificate: Path
-    key: Path
+    key: Path | None
     ca: Path | None = None
 
 

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from engine.headers import MALFORMED
 from scp import instances
+from scp.associations import AssociationEnds
 from scp.contexts import ACCEPTED_CLASSES, TRANSFER_SYNTAXES
 from scp.multipart import MultipartReader, Part
 from scp.receipt import Answer, KnownSeries, Receiver, Reception, StoreRequest
@@ -38,11 +39,17 @@ class StoredPart:
         """Whether it was stored."""
         return self.answer.status == instances.SUCCESS
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the part said which instance it is."""
+        return bool(self.sop_class_uid and self.sop_instance_uid)
+
 
 class StowRequest:
-    """One Store transaction: feed it the body, then `finish`; until then its studies are not complete.
+    """One Store transaction: feed it the body, then `end` it; until then its studies are not complete.
 
-    only_study: Study Instance UID that the request was addressed to; instances of others fail. None for any.
+    ends: where its end is recorded. only_study: Study Instance UID that the request was addressed to; instances of
+    others fail. None for any.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class StowRequest:
         peer: Peer,
         listener: str,
         now: Callable[[], datetime],
+        ends: AssociationEnds,
         *,
         only_study: str | None = None,
     ) -> None:
@@ -61,6 +69,7 @@ class StowRequest:
         self._peer = peer
         self._listener = listener
         self._now = now
+        self._ends = ends
         self._association: int | None = None
         self._known: KnownSeries = {}
         self._current: _FilePart | None = None
@@ -75,10 +84,9 @@ class StowRequest:
         if self._current is not None:
             self._current.abandon()
             self._current = None
-        if self._association is None:
-            return
-        with self._database.write() as session:
-            receipts.close_association(session, self._association, end=how, now=self._now())
+        if self._association is not None:
+            self._ends.add(self._association, how)
+            self._ends.settle()
 
     def begin_reception(self, meta: Dataset) -> Reception:
         """For a part whose file meta information is read. Raises InstanceRefused."""
@@ -193,25 +201,32 @@ def _meta(head: bytes) -> Dataset:
 
 
 def response(parts: list[StoredPart]) -> tuple[int, Dataset]:
-    """HTTP status and Store Instances Response (PS3.18 10.5.3 and table I.2-1)."""
+    """HTTP status and Store Instances Response (PS3.18 10.5.3 and table I.2-1).
+
+    A part that does not say which instance it is fails among the other failures, which name none.
+    """
     answer = Dataset()
     stored = [_item(part) for part in parts if part.is_stored]
-    failed = [_item(part) for part in parts if not part.is_stored]
+    failed = [_item(part) for part in parts if not part.is_stored and part.is_named]
+    nameless = [_item(part) for part in parts if not part.is_stored and not part.is_named]
     if stored:
         answer.ReferencedSOPSequence = stored
     if failed:
         answer.FailedSOPSequence = failed
+    if nameless:
+        answer.OtherFailuresSequence = nameless
     if not parts:
         return 400, answer
-    if not failed:
+    if not failed and not nameless:
         return 200, answer
     return (202 if stored else 409), answer
 
 
 def _item(part: StoredPart) -> Dataset:
     item = Dataset()
-    item.ReferencedSOPClassUID = part.sop_class_uid
-    item.ReferencedSOPInstanceUID = part.sop_instance_uid
+    if part.is_named:
+        item.ReferencedSOPClassUID = part.sop_class_uid
+        item.ReferencedSOPInstanceUID = part.sop_instance_uid
     if not part.is_stored:
         item.FailureReason = part.answer.status
     return item

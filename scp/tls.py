@@ -49,7 +49,8 @@ def _load_identity(context: ssl.SSLContext, certificate: Path, key: Path | None)
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise TLSUnusable(f"TLS certificate {certificate} with key {key} cannot be used: {error}") from error
+        with_key = f" with key {key}" if key is not None else ""
+        raise TLSUnusable(f"TLS certificate {certificate}{with_key} cannot be used: {error}") from error
 
 
 def _load_ca(context: ssl.SSLContext, ca: Path) -> None:

@@ -49,6 +49,15 @@ def test_an_empty_section_is_tls_without_a_certificate_of_ours_and_none_is_no_tl
     assert [d.peer.tls for d in found.destinations] == [None, ClientTLS()]
 
 
+@pytest.mark.parametrize("given", [{"client_ca": "ca.pem"}, {"key": "node.key"}])
+def test_clients_of_stow_cannot_be_asked_for_a_certificate_without_tls(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    """Else the port would be open to all, in plain HTTP, for somebody who has configured whom to let in."""
+    with pytest.raises(ConfigurationError, match="has no effect without certificate"):
+        load_configuration(written(tmp_path, stow_listener=given))
+
+
 @pytest.mark.parametrize(
     "sections",
     [{}, {"query_source": PACS | {"retrieve": "off"}}, {"dicomweb_source": WEB | {"retrieve": False}}],

@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from scp.listener import Listener
 from scp.multipart import Malformed, MultipartReader, boundary_of
 from scp.policy import ListenerPolicy
 from scp.stow_server import StowCannotStart, StowPolicy, StowServer
-from store import queries, revisions
+from store import queries, receipts, revisions
 from store.database import Database
 from store.models import AssociationRecord
 from store.states import StudyState
@@ -176,8 +177,11 @@ def test_the_same_again_is_success_and_other_content_is_not(client: TestClient, 
 def test_what_is_no_dicom_fails_alone(client: TestClient, file: Any, content: bytes, reason: int) -> None:
     answer = post(client, file(1), content)
     assert answer.status_code == 202
-    (failed,) = answer.json()["00081198"]["Value"]
+    said = answer.json()
+    assert "00081198" not in said, "failures of instances name one (PS3.18 table I.2-1)"
+    (failed,) = said["0008119A"]["Value"]
     assert failed["00081197"]["Value"][0] & 0xF000 == reason & 0xF000
+    assert "00081155" not in failed
 
 
 def test_an_unknown_sop_class_and_one_that_is_too_large_fail(client: TestClient, file: Any) -> None:
@@ -222,6 +226,33 @@ def test_a_port_in_use_is_one_clear_line(database: Database, clock: Any) -> None
             StowCannotStart, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"
         ):
             server.start()
+
+
+def test_a_certificate_that_is_not_there_is_one_clear_line(
+    database: Database, clock: Any, tmp_path: Path
+) -> None:
+    policy = StowPolicy("127.0.0.1", 0, certificate=tmp_path / "none.pem", key=tmp_path / "none.key")
+    server = StowServer(policy, None, database, clock)  # type: ignore[arg-type]
+    with pytest.raises(StowCannotStart, match=r"none\.pem with key .* cannot be used: .*No such file"):
+        server.start()
+
+
+def test_the_end_of_a_request_is_recorded_once_the_store_takes_it(
+    client: TestClient, file: Any, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then the study counts as being sent; what was stored is answered as stored."""
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("", {}, Exception("the store is away"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(receipts, "close_association", away)
+        assert post(client, file(1)).status_code == 200
+    with database.read() as session:
+        assert revisions.receiving_studies(session)[0].open_associations == 1
+    assert post(client, file(2)).status_code == 200
+    with database.read() as session:
+        assert revisions.receiving_studies(session)[0].open_associations == 0
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

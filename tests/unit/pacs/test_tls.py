@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from scp.pacs_query.source import QueryFailed, SourceUnreachable
 from scp.peer import ClientTLS, Peer
 from scp.policy import ListenerPolicy, TLSSettings
 from scp.stow_server import StowPolicy, StowServer
+from scp.tls import client_context
 from store.database import Database
 
 SECRET = "the token"
@@ -154,6 +156,21 @@ def test_stow_with_mutual_tls_and_client_credentials(
     service = StowService(stow_url, credentials, client(certificates), compare=False)
     (outcome,) = StowSender(service)([parcel(outbox.paths[1])])
     assert outcome.verdict is Verdict.STORED, outcome
+
+
+def test_stow_takes_the_ciphers_of_dicom_associations_only(stow_url: str, certificates: Path) -> None:
+    """PS3.15 B.9: TLS 1.2 with forward secrecy and AEAD, whatever the HTTP server would take by itself."""
+    context = client_context(client(certificates))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    place = ("127.0.0.1", int(stow_url.rpartition(":")[2]))
+    with (
+        socket.create_connection(place) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as good,
+    ):
+        assert good.version() == "TLSv1.2"
+    context.set_ciphers("ECDHE-RSA-AES256-SHA384:ECDHE-ECDSA-AES256-SHA384:ECDHE-RSA-AES128-SHA256")
+    with socket.create_connection(place) as plain, pytest.raises(ssl.SSLError, match=r"(?i)handshake|EOF"):
+        context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 @pytest.mark.parametrize(
