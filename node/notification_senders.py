@@ -7,6 +7,7 @@ import smtplib
 import ssl
 import urllib.request
 from email.message import EmailMessage
+from http.client import HTTPException
 
 from node.configuration import MailConfiguration, NotificationConfiguration
 from node.notifications import Letter, Sender
@@ -30,8 +31,13 @@ def webhook(url: str) -> Sender:
     def send(letter: Letter) -> None:
         content = json.dumps({**letter.data, "text": letter.body}).encode()
         request = urllib.request.Request(url, content, {"Content-Type": "application/json"}, method="POST")
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):  # HTTPError and URLError are OSErrors
-            return
+        try:
+            with urllib.request.urlopen(
+                request, timeout=TIMEOUT_SECONDS
+            ):  # HTTPError and URLError are OSErrors
+                return
+        except HTTPException as error:
+            raise OSError(f"the webhook's answer is no HTTP: {type(error).__name__}") from error
 
     return send
 

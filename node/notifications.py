@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
+from jinja2 import Template, TemplateSyntaxError
 from jinja2.sandbox import SandboxedEnvironment
 
 from node.configuration import NotificationConfiguration
@@ -58,6 +60,10 @@ class Letter:
     data: Mapping[str, Any]
 
 
+class TemplateUnusable(Exception):
+    """The template of the configuration cannot be read; one line that names file and line."""
+
+
 Sender = Callable[[Letter], None]
 """Sends a letter; raises OSError where it cannot."""
 
@@ -69,6 +75,25 @@ node: {{ node }}
 
 Research and screening software, not a medical device. Nothing here was verified by a physician.
 """
+
+
+def read_template(path: Path | None) -> Template:
+    """The template in a file, or the one that comes with the program. Raises TemplateUnusable."""
+    if path is None:
+        return _template(TEMPLATE)
+    try:
+        return _template(path.read_text("utf-8"))
+    except TemplateSyntaxError as error:
+        raise TemplateUnusable(
+            f"notifications.template {path}, line {error.lineno}: {error.message}"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise TemplateUnusable(f"notifications.template {path}: {why}") from error
+
+
+def _template(text: str) -> Template:
+    return SandboxedEnvironment(autoescape=False).from_string(text)
 
 
 class RateLimit:
@@ -151,8 +176,7 @@ class Notifier:
         self._limit = RateLimit(configuration.max_per_hour)
         self._away: frozenset[str] = frozenset()
         self._waiting: list[deque[Letter]] = [deque(maxlen=WAITING_LIMIT) for _ in senders]
-        text = configuration.template.read_text("utf-8") if configuration.template else TEMPLATE
-        self._template = SandboxedEnvironment(autoescape=False).from_string(text)
+        self._template = read_template(configuration.template)
         with database.read() as session:
             self._known = notices.newest(session)
 
@@ -199,11 +223,25 @@ class Notifier:
             fields |= {"patient": identity.name, "patient_id": identity.patient_id}
         subject = f"lungnode {self._node}: {note.subject}"
         at = note.at.isoformat(timespec="seconds")
-        body = self._template.render(
-            subject=subject, fields=fields, at=at, node=self._node, occasion=note.occasion.value
-        )
+        words = {
+            "subject": subject,
+            "fields": fields,
+            "at": at,
+            "node": self._node,
+            "occasion": note.occasion.value,
+        }
         data = {"occasion": note.occasion.value, "at": at, "node": self._node, "subject": note.subject}
-        return Letter(subject, body, data | {"fields": {key: str(value) for key, value in fields.items()}})
+        return Letter(
+            subject, self._body(words), data | {"fields": {key: str(value) for key, value in fields.items()}}
+        )
+
+    def _body(self, words: Mapping[str, Any]) -> str:
+        """The text by the template; by the one that comes with the program where that cannot be filled in."""
+        try:
+            return self._template.render(words)
+        except Exception as error:  # noqa: BLE001 - a template runs what its author wrote; people are told all the same
+            log.error("template not used", why=f"{type(error).__name__}: {error}")
+            return _template(TEMPLATE).render(words)
 
     def _identity(self, study: str | None) -> Identity | None:
         if study is None:

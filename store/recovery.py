@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from store.models import Delivery, Study
-from store.states import StudyState
+from store.states import DeliveryState, StudyState
 
 
 def end_leases_of(session: Session, name: str, now: datetime) -> int:
@@ -34,3 +34,12 @@ def end_leases_of(session: Session, name: str, now: datetime) -> int:
         .returning(Delivery.id)
     ).all()
     return len(studies) + len(deliveries)
+
+
+def end_leases_on_deliveries(session: Session, name: str, destination: str, state: DeliveryState) -> None:
+    """Free what `name` has claimed to deliver to `destination`, or to ask it about: it does not know how far it is."""
+    session.execute(
+        update(Delivery)
+        .where(Delivery.claimed_by == name, Delivery.destination == destination, Delivery.state == state)
+        .values(claimed_by=None, lease_expires_at=None)
+    )

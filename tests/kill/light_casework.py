@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from node.configuration import Configuration
-from node.parts import _part, utc_now
+from node.presence import present_in_store
 from node.shared_spool import shared_storage
 from node.worker import Worker
 from reporting.context import ResultObject
@@ -102,7 +102,7 @@ class LightWorker(Worker):
 
 def run_light_worker(configuration: Configuration, stop: Any, ready: Callable[[], None]) -> None:
     """`node.parts.run_worker` with the light casework."""
-    with _part("worker", configuration, stop) as (database, name):
+    with present_in_store("worker", configuration, stop) as (database, name, clock):
         worker = LightWorker(
             database=database,
             storage=configuration.storage.path,
@@ -111,7 +111,7 @@ def run_light_worker(configuration: Configuration, stop: Any, ready: Callable[[]
             name=name,
             lease=timedelta(seconds=configuration.worker.lease_seconds),
             max_attempts=configuration.worker.max_attempts,
-            clock=utc_now,
+            clock=clock,
             shared=shared_storage(configuration),
         )
         ready()

@@ -17,7 +17,16 @@ from made_up_studies import receiving_study
 
 from node.configuration import MailConfiguration, NotificationConfiguration
 from node.notification_senders import mail, webhook
-from node.notifications import Letter, Notifier, Occasion, RateLimit, of_destinations, of_screening
+from node.notifications import (
+    Letter,
+    Notifier,
+    Occasion,
+    RateLimit,
+    TemplateUnusable,
+    of_destinations,
+    of_screening,
+    read_template,
+)
 from store import ledger
 from store.database import Database
 from store.notices import ScreenedNotice
@@ -200,3 +209,38 @@ def test_mail_arrives_at_the_server() -> None:
         )
         mail(configuration)(LETTER)
     assert "Subject: subject" in lines and "To: ann@example.org" in lines and "body of the letter" in lines
+
+
+def test_people_are_told_although_their_template_cannot_be_filled_in(
+    database: Database, tmp_path: Path
+) -> None:
+    template = tmp_path / "letter.txt"
+    template.write_text("{{ fields.patient.ward }}")
+    sent: list[Letter] = []
+    notifier = _notifier(database, tmp_path, sent.append, template=template)
+    _fail(database, "1.2.7")
+    notifier.look()
+    assert "cannot be decoded" in sent[0].body
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [("\n{% for %}", "line 2"), (None, "No such file"), (b"\xff", "not UTF-8")]
+)
+def test_a_template_that_cannot_be_read_is_named(tmp_path: Path, content: Any, why: str) -> None:
+    path = tmp_path / "letter.txt"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(TemplateUnusable, match=f"notifications.template {path}.*{why}"):
+        read_template(path)
+
+
+def test_what_is_no_web_server_counts_as_not_sent() -> None:
+    class Talker(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(b"220 this is a mail server\r\n")
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Talker) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(OSError, match="no HTTP"):
+            webhook(f"http://127.0.0.1:{server.server_address[1]}/")(LETTER)

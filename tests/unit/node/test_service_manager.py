@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from node import parts, serve
+from node import presence, serve
 from node.configuration import Configuration, ConfigurationError
-from node.parts import LOOP_SECONDS, run_together
+from node.loops import LOOP_SECONDS, run_together
 from node.reloading import ReloadablePart
 from node.service_manager import ServiceManager, WatchedStop, hanging_loops, watchdog
 from reporting.delivery.loop import Stop
@@ -135,11 +135,11 @@ def test_a_part_that_hangs_has_no_pulse_in_the_store(tmp_path: Path) -> None:
     stop = WatchedStop(clock=lambda: seconds[0])
     done.set()
     seconds[0] = 100.0
-    parts._pulse(database, "delivery-1", "delivery", stop, done, parts.utc_now)
+    presence.pulse(database, "delivery-1", "delivery", stop, done, presence.utc_now)
     with database.read() as session:
         assert processes.living(session) == []
     stop.is_set()
-    parts._pulse(database, "delivery-1", "delivery", stop, done, parts.utc_now)
+    presence.pulse(database, "delivery-1", "delivery", stop, done, presence.utc_now)
     with database.read() as session:
         assert [p.name for p in processes.living(session)] == ["delivery-1"]
     database.close()
