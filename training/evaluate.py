@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -40,9 +41,9 @@ def evaluate(
         raise DatasetError(f"split must be train, val or test, not {split!r}")
     dataset = with_splits(open_dataset(data))
     items = dataset.of(cast(Split, split))
-    require(Dataset(f"{dataset.name}, split {split}", items, dataset.patients_known, dataset.problems))
-    candidates = outputs_by_name([open_candidate(path) for path in paths])
     pixels = PixelSource(cache or directory / "cache")
+    require(replace(dataset, name=f"{dataset.name}, split {split}", items=items), pixels.stored)
+    candidates = outputs_by_name([open_candidate(path) for path in paths])
     results = {name: measure(candidate, items, pixels, resamples) for name, candidate in candidates.items()}
     if not any(results.values()):
         raise DatasetError(f"{dataset.name}, split {split}: no slice has the label or mask that is needed")

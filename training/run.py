@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from networks.m3lung import M3SliceNet
-from training.datasets.check import require
+from training.datasets.check import require, require_kinds
 from training.datasets.items import Dataset, DatasetError, Item
 from training.datasets.pixels import PixelSource
 from training.datasets.registry import open_dataset
@@ -57,8 +58,8 @@ def train(
     """
     recipe = _completed(recipe)
     torch.manual_seed(recipe.seed)
-    dataset, items = _items(recipe, data)
     cache = cache or directory / "cache"
+    dataset, items = _items(recipe, data, PixelSource(cache))
     module, samples = (_patients if recipe.task == "m3-patient" else _slices)(recipe, items, cache)
     result = fit(module, recipe, samples, directory, machine, resume)
     if result.finished:
@@ -79,15 +80,19 @@ def _slice_training(recipe: Recipe) -> tuple[Path, M3SliceNet]:
     return home, cast(M3SliceNet, load_trained(home)[1])
 
 
-def _items(recipe: Recipe, data: Path) -> tuple[Dataset, tuple[Item, ...]]:
+def _items(recipe: Recipe, data: Path, pixels: PixelSource) -> tuple[Dataset, tuple[Item, ...]]:
     dataset = with_splits(open_dataset(data), recipe.seed)
     items = wanted_items(recipe, dataset)
-    wanted = Dataset(dataset.name, items, dataset.patients_known, dataset.problems)
+    wanted = replace(dataset, items=items)
     masks = recipe.task in ("jcs-segmenter", "jcs-joint")
-    both = (0, 1) if recipe.task == "jcs-classifier" else ()
-    require(wanted, classes=both, distinct=1 if masks else 2, masks=masks, hu=recipe.task == "m3-patient")
-    if not wanted.of("train"):
+    require_kinds(wanted, masks=masks, hu=recipe.task == "m3-patient")
+    require(wanted, pixels.stored)
+    learnt = wanted.of("train")
+    if not learnt:
         raise DatasetError(f"{dataset.name}: no item is in the training split")
+    both = (0, 1) if recipe.task == "jcs-classifier" else ()
+    only = replace(wanted, name=f"{dataset.name}, split train", items=learnt)
+    require_kinds(only, classes=both, distinct=2, masks=masks)
     return dataset, items
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from training.datasets.items import CLASSES, Dataset, DatasetError, Item, Notes, Problem
-from training.datasets.pixels import read_mask
+from training.datasets.pixels import Stored, decode_volume, read_mask
+
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
+"""Pillow's names of pictures of more than 8 bits."""
+
+ReadVolume = Callable[[Path], Stored]
+"""Gives the slices of a volume as stored, [Z, H, W]; raises DatasetError."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +34,12 @@ class Report:
         return tuple(p for p in self.problems if p.serious)
 
 
-def check(dataset: Dataset) -> Report:
-    """Open every picture and mask that stands alone, and compare classes, sizes, values and splits.
-
-    Volumes were opened when the data set was read.
-    """
+def check(dataset: Dataset, read_volume: ReadVolume = decode_volume) -> Report:
+    """Open every picture, volume and mask, and compare classes, sizes, values and splits."""
     notes = Notes()
     for item in dataset.items:
         _check_files(item, notes)
+    _check_volumes(dataset, read_volume, notes)
     _check_patients(dataset, notes)
     found = {item.label for item in dataset.items}
     if found == {None}:
@@ -48,7 +52,17 @@ def check(dataset: Dataset) -> Report:
     return Report(dataset.name, Counter(keys), Counter(key for key, *_ in whose), tuple(problems))
 
 
-def require(
+def require(dataset: Dataset, read_volume: ReadVolume = decode_volume) -> None:
+    """Refuse a data set that is empty or has errors. Raises DatasetError in one line."""
+    if not dataset.items:
+        raise DatasetError(f"{dataset.name}: nothing to train on")
+    errors = check(dataset, read_volume).errors
+    if errors:
+        more = f"; {len(errors) - 1} more, see `lungnode datasets check`" if len(errors) > 1 else ""
+        raise DatasetError(f"{errors[0].text}{more}")
+
+
+def require_kinds(
     dataset: Dataset,
     *,
     classes: Collection[int] = (),
@@ -56,22 +70,16 @@ def require(
     masks: bool = False,
     hu: bool = False,
 ) -> None:
-    """Refuse a data set that a training cannot start from. Raises DatasetError in one line.
+    """Refuse a data set that lacks what a network learns from. Raises DatasetError in one line.
 
     Args:
         classes: labels that must all occur.
         distinct: how many different labels must occur.
-        masks: some item must have a mask.
+        masks: some item must have a mask; then labels are not asked for.
         hu: every item must be calibrated to HU (the lung crop needs it).
     """
     if masks and not any(item.mask for item in dataset.items):
         raise DatasetError(f"{dataset.name}: no item has a lesion mask")
-    if not dataset.items:
-        raise DatasetError(f"{dataset.name}: nothing to train on")
-    errors = check(dataset).errors
-    if errors:
-        more = f"; {len(errors) - 1} more, see `lungnode datasets check`" if len(errors) > 1 else ""
-        raise DatasetError(f"{errors[0].text}{more}")
     missing = set(classes) - {item.label for item in dataset.items}
     if missing:
         raise DatasetError(f"{dataset.name}: no item of class {', '.join(map(_class_name, sorted(missing)))}")
@@ -86,33 +94,59 @@ def require(
 
 
 def _check_files(item: Item, notes: Notes) -> None:
+    """The picture of an item that stands alone, and its mask."""
     if item.image.index is not None:
         return
     try:
         with Image.open(item.image.path) as picture:
-            size = (picture.height, picture.width)
-            picture.verify()
+            size, deep = (picture.height, picture.width), picture.mode in DEEP_MODES
+            # A PNG's checksums tell as much as its pixels; what other formats lack shows when they are decoded.
+            if picture.format == "PNG":
+                picture.verify()
+            else:
+                picture.load()
     except FileNotFoundError:
         notes.fail(f"{item.image.path} is missing")
         return
     except (OSError, SyntaxError, ValueError):
         notes.fail(f"{item.image.path} cannot be read as a picture")
         return
+    if item.calibration.stored_in_hu and not deep:
+        notes.fail(f"{item.image.path} is an 8-bit picture, but said to hold HU; say its window instead")
     if item.mask is not None and item.mask.index is None:
-        _check_mask(item, size, notes)
+        _check_mask_picture(item, item.mask.path, size, notes)
 
 
-def _check_mask(item: Item, size: tuple[int, int], notes: Notes) -> None:
-    assert item.mask is not None
+def _check_mask_picture(item: Item, path: Path, size: tuple[int, int], notes: Notes) -> None:
     try:
-        mask = read_mask(item.mask.path)
+        mask = read_mask(path)
     except DatasetError as error:
         notes.fail(str(error))
         return
     if mask.shape != size:
-        notes.fail(f"{item.mask.path} is {mask.shape}, its picture {size}")
+        notes.fail(f"{path} is {mask.shape}, its picture {size}")
         return
-    if item.mask_labels is None and not set(np.unique(mask).tolist()) <= {0, 1}:
+    _check_mask_values(item, mask, notes)
+
+
+def _check_volumes(dataset: Dataset, read_volume: ReadVolume, notes: Notes) -> None:
+    """Every volume and mask volume once. Folders of DICOM files were decoded when the data set was read."""
+    once: dict[tuple[Path, Path | None], Item] = {}
+    for item in dataset.items:
+        if item.image.index is not None and item.image.path.suffix != ".npy":
+            once.setdefault((item.image.path, None if item.mask is None else item.mask.path), item)
+    for (image, mask), item in once.items():
+        try:
+            if not image.is_dir():
+                read_volume(image)
+            if mask is not None:
+                _check_mask_values(item, read_volume(mask), notes)
+        except DatasetError as error:
+            notes.fail(str(error))
+
+
+def _check_mask_values(item: Item, mask: Stored, notes: Notes) -> None:
+    if item.mask_labels is None and bool(((mask != 0) & (mask != 1)).any()):
         notes.warn(
             f"{item.source}: masks have other values than 0 and 1; every value above 0 counts as lesion"
         )

@@ -33,6 +33,11 @@ class Calibration:
     intercept: float
     exact: bool
 
+    @property
+    def stored_in_hu(self) -> bool:
+        """Stored values are HU but for an offset, which 8 bits cannot hold."""
+        return self.exact and self.slope == 1
+
 
 HOUNSFIELD = Calibration(1.0, 0.0, True)
 GREY_UNKNOWN_WINDOW = Calibration(1500 / 255, -1350.0, False)

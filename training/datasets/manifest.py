@@ -8,6 +8,8 @@ healthy, covid19, h1n1, cap; empty where unknown), and if wanted `mask`, `split`
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -23,25 +25,21 @@ from training.datasets.items import (
     Split,
     grey_window,
 )
-from training.datasets.pictures import read_csv
+from training.datasets.pictures import parse_csv
 from training.datasets.pixels import is_volume
 from training.datasets.volumes import volume_items
 
 
 def read_manifest(path: Path) -> Dataset:
     """The data set that a manifest lists. Raises DatasetError with the line."""
-    items: list[Item] = []
-    for number, row in enumerate(read_csv(path, ("path", "patient", "label")), start=2):
-        try:
-            items += _row_items(path.parent, {key: (value or "").strip() for key, value in row.items()})
-        except DatasetError as error:
-            raise DatasetError(f"{path}, line {number}: {error}") from error
-    if not items:
+    parsed = parse_csv(path, ("path", "patient", "label"), partial(_row_items, path.parent))
+    if not parsed:
         raise DatasetError(f"{path} lists nothing")
-    return Dataset(path.stem, tuple(items))
+    return Dataset(path.stem, tuple(itertools.chain.from_iterable(parsed)))
 
 
-def _row_items(home: Path, row: dict[str, str]) -> list[Item]:
+def _row_items(home: Path, cells: dict[str, str]) -> list[Item]:
+    row = {name: cell.strip() for name, cell in cells.items()}
     image = home / row["path"]
     mask = home / row["mask"] if row.get("mask") else None
     for file in filter(None, (image, mask)):
@@ -51,7 +49,7 @@ def _row_items(home: Path, row: dict[str, str]) -> list[Item]:
         raise DatasetError("patient is empty")
     label, split = _label(row["label"]), _split(row.get("split", ""))
     if is_volume(image):
-        flags = [flag == "1" for flag in row["slice_labels"]] if row.get("slice_labels") else None
+        flags = _flags(row["slice_labels"]) if row.get("slice_labels") else None
         slices = volume_items(
             "manifest", row["patient"], image, label=label, mask=mask, lesions=flags, series=row.get("series")
         )
@@ -70,6 +68,12 @@ def _row_items(home: Path, row: dict[str, str]) -> list[Item]:
             split=split,
         )
     ]
+
+
+def _flags(text: str) -> list[bool]:
+    if set(text) - {"0", "1"}:
+        raise DatasetError(f"slice_labels must be a 0 or a 1 per slice without blanks, not {text[:20]!r}")
+    return [flag == "1" for flag in text]
 
 
 def _label(text: str) -> int | None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from training.datasets.items import (
     GREY_UNKNOWN_WINDOW,
@@ -29,6 +30,8 @@ JCS_GREY = grey_window(-600, 1500)
 CTSET_CALIBRATION = Calibration(1.0, -1024.0, True)
 """COVID-CTset stores HU + 1024."""
 
+Parsed = TypeVar("Parsed")
+
 
 def pictures_in(folder: Path) -> list[Path]:
     """The picture files directly in a folder, sorted by name; numbers in names sort as numbers."""
@@ -42,16 +45,40 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
 
 
 def read_csv(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV that must have these columns. Raises DatasetError."""
+    """Rows of a CSV that must have these columns; a cell that a row lacks is empty. Raises DatasetError."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, restval="")
             missing = sorted(set(columns) - set(reader.fieldnames or ()))
             if missing:
                 raise DatasetError(f"{path} has no column {missing[0]!r}; it has {reader.fieldnames}")
-            yield from reader
+            for row in reader:
+                if None in row:
+                    raise DatasetError(
+                        f"{path}, line {reader.line_num}: more cells than columns; quote what holds a comma"
+                    )
+                yield row
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} is not a readable CSV file: {error}") from error
+
+
+def parse_csv(path: Path, columns: Iterable[str], parse: Callable[[dict[str, str]], Parsed]) -> list[Parsed]:
+    """What `parse` makes of every row of `read_csv`. Raises DatasetError with the line where it raises ValueError."""
+    parsed = []
+    for number, row in enumerate(read_csv(path, columns), start=2):
+        try:
+            parsed.append(parse(row))
+        except ValueError as error:
+            raise DatasetError(f"{path}, line {number}: {error}") from error
+    return parsed
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, stripped. Raises DatasetError."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not a readable text file: {error}") from error
 
 
 def _picture(
@@ -101,8 +128,7 @@ def _covid_ct_original(folder: Path) -> Dataset:
         splits: dict[str, Split] = {}
         for listing in sorted((folder / "Data-split" / lists).glob("*CT_*.txt")):
             split = split_named(listing.name.split("CT_")[0], listing)
-            names = listing.read_text(encoding="utf-8").split("\n")
-            splits |= {name.strip(): split for name in names if name.strip()}
+            splits |= dict.fromkeys(filter(None, read_lines(listing)), split)
         present = {p.name for p in pictures_in(folder / pictures)}
         for name in sorted(set(splits) - present):
             notes.warn(f"{folder / pictures}: listed pictures are missing, the first is {name}")
@@ -188,10 +214,10 @@ def _first_line(path: Path) -> list[str]:
 
 
 def _pairs(listing: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in enumerate(read_lines(listing), start=1):
         parts = line.split()
+        if not parts:
+            continue
         if len(parts) != 2:
             raise DatasetError(f"{listing}, line {number}: needs an image and a mask, has {len(parts)} words")
         yield parts[0], parts[1]
@@ -242,14 +268,11 @@ def _cc_ccii_scan(scan: Path, key: str, label: int, lesions: set[str] | None) ->
 
 
 def _lesion_slices(path: Path) -> set[str] | None:
-    if not path.is_file():
-        return None
-    text = path.read_text(encoding="utf-8-sig").splitlines()
-    return {line.strip().strip(",") for line in text[1:] if line.strip()}
+    return {line.strip(",") for line in read_lines(path)[1:] if line} if path.is_file() else None
 
 
 def _excluded(path: Path) -> set[str]:
-    return set(path.read_text(encoding="utf-8").split()) if path.is_file() else set()
+    return set(" ".join(read_lines(path)).split()) if path.is_file() else set()
 
 
 def read_covid_ctset(folder: Path) -> Dataset | None:
@@ -259,9 +282,10 @@ def read_covid_ctset(folder: Path) -> Dataset | None:
         return None
     notes = Notes()
     items: list[Item] = []
+    homes = {series.parent.name: series.parent for series in sorted(folder.rglob("SR_*/"))}
     for row in read_csv(details, ("Patient ID", "COVID-19 Infection")):
         patient = row["Patient ID"].strip()
-        home = next((f for f in folder.rglob(patient) if f.is_dir()), None)
+        home = homes.get(patient)
         if home is None:
             notes.warn(f"{folder}: patients of Patient_details.csv have no folder, the first is {patient}")
             continue

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
@@ -76,7 +78,7 @@ class PixelSource:
 
     def volume(self, item: Item) -> npt.NDArray[np.int16]:
         """All slices of the volume that the item is one of, int16 [Z, H, W] HU. Raises DatasetError."""
-        stored = np.load(self._cached(item.image.path), mmap_mode="r")
+        stored = self.stored(item.image.path)
         hu = stored * item.calibration.slope + item.calibration.intercept
         return np.asarray(np.clip(np.rint(hu), -32768, 32767), dtype=np.int16)
 
@@ -89,11 +91,15 @@ class PixelSource:
             return np.asarray(values > 0)
         return np.isin(values, item.mask_labels)
 
+    def stored(self, path: Path) -> Stored:
+        """All slices of a volume as `decode_volume` gives them, memory-mapped. Raises DatasetError."""
+        volume: Stored = np.load(path if path.suffix == ".npy" else self._cached(path), mmap_mode="r")
+        return volume
+
     def _values(self, plane: Plane, read_picture: Callable[[Path], Stored]) -> Stored:
         if plane.index is None:
             return read_picture(plane.path)
-        stored = plane.path if plane.path.suffix == ".npy" else self._cached(plane.path)
-        volume = np.load(stored, mmap_mode="r")
+        volume = self.stored(plane.path)
         if plane.index >= len(volume):
             raise DatasetError(f"{plane.path} has {len(volume)} slices, no slice {plane.index}")
         return np.asarray(volume[plane.index])
@@ -104,7 +110,7 @@ class PixelSource:
         target = self.cache / f"{key}.npy"
         if target.exists():
             return target
-        volume = _decode_volume(path)
+        volume = decode_volume(path)
         self.cache.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.cache, suffix=".part")
         with os.fdopen(handle, "wb") as file:
@@ -136,10 +142,14 @@ def _read(path: Path, as_stored: tuple[str, ...]) -> Stored:
     return values
 
 
-def _decode_volume(path: Path) -> Stored:
-    """All slices [Z, H, W], feet to head, rows towards the back, columns towards the patient's left."""
+def decode_volume(path: Path) -> Stored:
+    """All slices [Z, H, W] as stored, feet to head, rows towards the back, columns towards the patient's left.
+
+    Raises DatasetError.
+    """
     if path.is_dir():
         return _dicom_volume(path).hu
+    _require_whole(path)
     try:
         image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(path)), "LPS")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
@@ -149,6 +159,17 @@ def _decode_volume(path: Path) -> Stored:
         raise DatasetError(f"{path} has {values.ndim} dimensions, needs 3")
     integral = np.issubdtype(values.dtype, np.integer) or bool(np.all(values == np.round(values)))
     return values.astype(np.int16 if integral else np.float32)
+
+
+def _require_whole(path: Path) -> None:
+    """Raises DatasetError for a NIfTI file that breaks off: SimpleITK fills what is missing with zeros, silently."""
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        return
+    try:
+        file: Any = nibabel.load(path)
+        file.dataobj.get_unscaled()
+    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise DatasetError(f"{path} cannot be read as a volume") from error
 
 
 def _dicom_volume(path: Path) -> Volume:

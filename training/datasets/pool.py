@@ -8,6 +8,7 @@ slices.csv  a line per slice, see `PoolRow`
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from training.datasets.items import (
     Plane,
     Split,
 )
-from training.datasets.pictures import read_csv, split_named
+from training.datasets.pictures import parse_csv, read_csv, split_named
 
 HU_FILE, MASK_FILE, TABLE_FILE = "hu.npy", "mask.npy", "slices.csv"
 
@@ -108,7 +109,8 @@ def read_pool(folder: Path) -> Dataset | None:
     table = folder / TABLE_FILE
     if not ((folder / HU_FILE).is_file() and (folder / MASK_FILE).is_file() and table.is_file()):
         return None
-    items = tuple(_item(folder, place, row) for place, row in enumerate(read_csv(table, COLUMNS)))
+    places = itertools.count()
+    items = tuple(parse_csv(table, COLUMNS, lambda row: _item(folder, next(places), row)))
     for file in (HU_FILE, MASK_FILE):
         if len(np.load(folder / file, mmap_mode="r")) != len(items):
             raise DatasetError(f"{folder / file} has other slices than the {len(items)} lines of {table}")

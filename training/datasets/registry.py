@@ -78,7 +78,7 @@ READERS = (
         "tr_im.nii.gz tr_mask.nii.gz, or rp_im/ rp_msk/",
         read_medicalsegmentation,
     ),
-    Reader("MosMedData", "patients with severity; 50 masks", "studies/CT-0..CT-4/ masks/", read_mosmed),
+    Reader("MosMedData", "patients of two classes; 50 masks", "studies/CT-0..CT-4/ masks/", read_mosmed),
     Reader(
         "pool",
         "real and simulated slices on one grid (`lungnode datasets simulate`)",

@@ -20,7 +20,7 @@ from training.datasets.items import (
     Plane,
     grey_window,
 )
-from training.datasets.pictures import read_csv
+from training.datasets.pictures import parse_csv
 from training.datasets.pixels import volume_header
 
 LESION_OF_MEDICALSEGMENTATION = (1, 2)
@@ -165,15 +165,12 @@ def read_covid_ct_md(folder: Path) -> Dataset | None:
     listing = folder / "slices.csv"
     if not listing.is_file():
         return None
-    columns = ("case", "index_cranial_to_caudal", "patient_class", "infected")
     infected: dict[str, dict[int, bool]] = defaultdict(dict)
     labels: dict[str, int] = {}
-    for row in read_csv(listing, columns):
-        kind = row["patient_class"].strip().lower()
-        if kind not in COVID_CT_MD_CLASSES:
-            raise DatasetError(f"{listing}: class must be one of {sorted(COVID_CT_MD_CLASSES)}, not {kind!r}")
-        labels[row["case"]] = COVID_CT_MD_CLASSES[kind]
-        infected[row["case"]][int(row["index_cranial_to_caudal"])] = row["infected"].strip() == "1"
+    columns = ("case", "index_cranial_to_caudal", "patient_class", "infected")
+    for case, label, index, flag in parse_csv(listing, columns, _covid_ct_md_slice):
+        labels[case] = label
+        infected[case][index] = flag
     items: list[Item] = []
     for case, flags in infected.items():
         feet_to_head = [flags[index] for index in sorted(flags, reverse=True)]
@@ -182,6 +179,15 @@ def read_covid_ct_md(folder: Path) -> Dataset | None:
             raise DatasetError(f"{folder / case}.nii.gz is missing; {listing} lists it")
         items += volume_items("COVID-CT-MD", case, path, label=labels[case], lesions=feet_to_head)
     return Dataset("COVID-CT-MD", tuple(items))
+
+
+def _covid_ct_md_slice(row: dict[str, str]) -> tuple[str, int, int, bool]:
+    """Case, label, number from head to feet, and whether the slice shows a lesion."""
+    kind = row["patient_class"].strip().lower()
+    if kind not in COVID_CT_MD_CLASSES:
+        raise DatasetError(f"class must be one of {sorted(COVID_CT_MD_CLASSES)}, not {kind!r}")
+    index = int(row["index_cranial_to_caudal"])
+    return row["case"], COVID_CT_MD_CLASSES[kind], index, row["infected"].strip() == "1"
 
 
 FOLDER_CLASSES = {"normal": 0, "healthy": 0, "covid": 1, "h1n1": 2, "cap": 3}

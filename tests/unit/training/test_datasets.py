@@ -12,7 +12,7 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from training.datasets.check import check, require
+from training.datasets.check import check, require, require_kinds
 from training.datasets.items import GREY_UNKNOWN_WINDOW, Dataset, DatasetError, Item, Plane
 from training.datasets.pixels import PixelSource
 from training.datasets.registry import READERS, open_dataset
@@ -219,13 +219,15 @@ def test_manifest(tmp_path: Path, pixels: PixelSource) -> None:
         ("a.png,,0,,,", "patient is empty"),
         ("b.png,p,0,,,", "is missing"),
         ("v.nii.gz,p,0,w.nii.gz,,", "its volume"),
+        ("a.png,p,0,,,-600 1500,,more", "more cells than columns"),
+        ("v.nii.gz,p,1,,,,0 1", "slice_labels must be"),
     ],
 )
 def test_a_bad_manifest_names_the_line(tmp_path: Path, row: str, says: str) -> None:
     picture(tmp_path / "a.png"), volume(tmp_path / "v.nii.gz", ramp(3))
     volume(tmp_path / "w.nii.gz", ramp(2))
     path = tmp_path / "own.csv"
-    path.write_text(f"path,patient,label,mask,split,window\n{row}\n")
+    path.write_text(f"path,patient,label,mask,split,window,slice_labels\n{row}\n")
     with pytest.raises(DatasetError, match=f"line 2: .*{says}"):
         open_dataset(path)
 
@@ -331,7 +333,61 @@ def test_training_needs_are_checked(tmp_path: Path, needs: dict[str, Any], says:
     dataset = Dataset("d", (item("a", path=picture(tmp_path / "a.png")),))
     require(dataset)
     with pytest.raises(DatasetError, match=says):
-        require(dataset, **needs)
+        require_kinds(dataset, **needs)
+
+
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "cut.tif", "cut.nii", "cut.nii.gz", "cut.mha"])
+def test_a_file_that_breaks_off_is_an_error(tmp_path: Path, name: str) -> None:
+    """Its head can be read, so nothing would be noticed before its pixels are wanted."""
+    path = tmp_path / name
+    noise = np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint8)
+    if "nii" in name or "mha" in name:
+        volume(path, noise.astype(np.int16))
+    else:
+        Image.fromarray(noise[0]).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    (tmp_path / "own.csv").write_text(f"path,patient,label\n{name},p,1\n")
+    (error,) = check(open_dataset(tmp_path / "own.csv")).errors
+    assert error.text.startswith(f"{path} cannot be read as a ")
+
+
+def test_eight_bits_cannot_hold_hu(tmp_path: Path) -> None:
+    picture(tmp_path / "grey.png")
+    Image.fromarray(np.full((4, 6), 40, np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "own.csv").write_text("path,patient,label,window\ngrey.png,p,1,hu\ndeep.png,q,0,hu\n")
+    (error,) = check(open_dataset(tmp_path / "own.csv")).errors
+    assert (
+        error.text
+        == f"{tmp_path / 'grey.png'} is an 8-bit picture, but said to hold HU; say its window instead"
+    )
+
+
+def test_check_of_mask_volumes(tmp_path: Path) -> None:
+    masks = {"odd": np.full((2, 3, 4), 7), "empty": np.zeros((2, 3, 4)), "fine": np.ones((2, 3, 4))}
+    lines = ["path,patient,label,mask"]
+    for name, values in masks.items():
+        volume(tmp_path / f"{name}.mha", ramp(2)), volume(tmp_path / f"{name}_m.mha", values.astype(np.uint8))
+        lines.append(f"{name}.mha,{name},1,{name}_m.mha")
+    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+    warnings = [str(p) for p in check(open_dataset(tmp_path / "own.csv")).problems]
+    assert ["other values" in w for w in warnings] == [True, False]
+    assert ["empty" in w for w in warnings] == [False, True]
+
+
+def test_lists_in_another_encoding_are_named(tmp_path: Path) -> None:
+    picture(tmp_path / "CT_COVID/a.png"), picture(tmp_path / "CT_NonCOVID/b.png")
+    (tmp_path / "Data-split/COVID").mkdir(parents=True)
+    (tmp_path / "Data-split/COVID/trainCT_COVID.txt").write_bytes("Bjørn.png\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"trainCT_COVID\.txt is not a readable text file"):
+        open_dataset(tmp_path)
+
+
+def test_a_slice_number_that_is_none_names_the_line(tmp_path: Path) -> None:
+    volume(tmp_path / "c.nii.gz", ramp(1))
+    head = "case,index_cranial_to_caudal,patient_class,infected"
+    (tmp_path / "slices.csv").write_text(f"{head}\nc,first,CAP,1\n")
+    with pytest.raises(DatasetError, match=r"slices\.csv, line 2: .*first"):
+        open_dataset(tmp_path)
 
 
 def test_palette_masks_are_read_by_index(tmp_path: Path, pixels: PixelSource) -> None:

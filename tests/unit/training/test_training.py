@@ -297,7 +297,12 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [("0,", "no item of class healthy"), ("mask", "no item has a lesion mask"), ("empty", "training split")],
+    [
+        ("0,", "no item of class healthy"),
+        ("one", "split train: no item of class healthy"),
+        ("mask", "no item has a lesion mask"),
+        ("empty", "training split"),
+    ],
 )
 def test_unfit_data_is_refused_before_training(
     pictures: Path, tmp_path: Path, change: str, says: str
@@ -307,6 +312,8 @@ def test_unfit_data_is_refused_before_training(
     cells = [row.split(",") for row in rows]
     if change == "0,":
         cells = [c for c in cells if c[2] == "1"]
+    elif change == "one":
+        cells = [c for c in cells if c[2] == "1" or c[4] != "train"]
     elif change == "mask":
         name, cells = "jcs-segmenter", [[*c[:3], "", *c[4:]] for c in cells]
     else:
