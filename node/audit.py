@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import socket
 import threading
 import xml.etree.ElementTree as ET
@@ -18,6 +19,9 @@ from node.configuration import AuditConfiguration
 
 DICOM_AUDIT_PRIORITY = 10 * 8 + 5
 """RFC 5424 6.2.1: facility 10 (security), severity 5 (notice), as PS3.15 A.6.2 asks."""
+
+_NOT_FOR_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+"""What XML cannot hold, and what would begin a new line."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("audit")
 
@@ -86,8 +90,9 @@ def audit_message(record: AuditRecord, source: str) -> bytes:
     if record.type is not None:
         _code(event, "EventTypeCode", *record.type.value)
     if record.detail:
-        ET.SubElement(event, "EventOutcomeDescription").text = record.detail
-    person = ET.SubElement(root, "ActiveParticipant", UserID=record.who, UserIsRequestor="true")
+        ET.SubElement(event, "EventOutcomeDescription").text = _on_one_line(record.detail)
+    who = _on_one_line(record.who)
+    person = ET.SubElement(root, "ActiveParticipant", UserID=who, UserIsRequestor="true")
     if record.address:
         person.set("NetworkAccessPointID", record.address)
         person.set("NetworkAccessPointTypeCode", "2")  # an IP address
@@ -109,13 +114,18 @@ def _study(root: ET.Element, study: str) -> None:
     item = ET.SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=study,
+        ParticipantObjectID=_on_one_line(study),
         ParticipantObjectTypeCode="2",  # a system object
         ParticipantObjectTypeCodeRole="3",  # a report
     )
     _code(item, "ParticipantObjectIDTypeCode", "110180", "Study Instance UID")
     description = ET.SubElement(item, "ParticipantObjectDescription")
     description.text = "study"
+
+
+def _on_one_line(text: str) -> str:
+    """What somebody wrote, so that it cannot be taken for another message."""
+    return _NOT_FOR_A_LINE.sub(" ", text)
 
 
 def _code(parent: ET.Element, name: str, code: str, meaning: str) -> None:

@@ -33,9 +33,11 @@ def status(
     [bold]Example:[/bold] lungnode status --watch
     """
     from node.inspection import node_status, watched
+    from node.presence import utc_now
+    from store.clock import store_clock
 
     def question(store: Any) -> Any:
-        return node_status(store, datetime.now(UTC))
+        return node_status(store, store_clock(store, utc_now)())
 
     if watch and not as_json:
         watched(read_configuration(configuration), question)

@@ -89,7 +89,7 @@ def read_template(path: Path | None) -> Template:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise TemplateUnusable(f"notifications.template {path}: {why}") from error
+        raise TemplateUnusable(f"template {path}: {why}") from error
 
 
 def _template(text: str) -> Template:

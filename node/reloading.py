@@ -1,7 +1,8 @@
 """Running a part of the node so that it can be told to reread its configuration (SIGHUP).
 
-The part is run anew in the same process with what the file now says. A file that cannot be used changes nothing:
-the part goes on as it was, and the log says why. What decides where data lie is never reread.
+The part is run anew in the same process with what the file now says, and with the files that it names as they are now
+(a certificate that was renewed). What cannot be used changes nothing: the part goes on as it was, and the log says why.
+What decides where data lie is never reread.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import ExitStack
 import structlog
 
 from node.configuration import Configuration, ConfigurationError
+from node.configuration_files import FileStates, check_files, file_states
 from node.logs import configure_logs
 from node.parts import Part
 from node.service_manager import ServiceManager, WatchedStop, watchdog
@@ -47,6 +49,7 @@ class ReloadablePart:
         self.name, self._run, self._reread = name, run, reread
         self._manager, self._announce = manager, announce
         self._next: Configuration | None = None
+        self._files: FileStates = {}
         self._stop = self._new_stop()
         self._ended = threading.Event()
         self._asked = threading.Event()
@@ -77,6 +80,7 @@ class ReloadablePart:
         if self._next is not None:
             self.configuration, self._next = self._next, None
             configure_logs(self.configuration.log, self.name)
+        self._files = file_states(self.configuration)
         if self._ended.is_set():
             return
         try:
@@ -114,10 +118,11 @@ class ReloadablePart:
         try:
             configuration = reread()
             _check_same_place(self.configuration, configuration)
+            check_files(configuration)
         except ConfigurationError as error:
             self._refused(str(error))
             return
-        if configuration == self.configuration:
+        if configuration == self.configuration and file_states(configuration) == self._files:
             log.info("configuration reread: nothing has changed")
             return
         log.info("configuration reread")

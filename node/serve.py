@@ -217,6 +217,8 @@ class Supervisor:
                 late = ", ".join(c.part for c in self.children.values() if not c.ready)
                 raise StartError(f"{late} was not ready within {START_SECONDS:g} s")
             wait([signals.fileno(), *(c.line for c in self.children.values() if not c.ready)], timeout=1.0)
+            if signals.take_hangup():
+                log.info("configuration not reread: the node still starts")
             for child in self.children.values():
                 _listen(child)
                 if not child.ready and (child.refusal or child.process.exitcode is not None):

@@ -11,11 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
+
 if TYPE_CHECKING:
     from reporting.delivery.loop import Stop
 
 BEATS_PER_WATCHDOG = 3
 """How often systemd is told within its limit, so that one late beat does not end the service."""
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("node")
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,12 @@ class ServiceManager:
         if self.address is None:
             return
         name = "\0" + self.address[1:] if self.address.startswith("@") else self.address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.connect(name)
-            channel.sendall(message.encode())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.connect(name)
+                channel.sendall(message.encode())
+        except OSError as error:  # no reason to end a node, nor the thread of the watchdog
+            log.warning("service manager not told", why=error.strerror)
 
 
 class WatchedStop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,11 +84,15 @@ def skip(
 def _change(configuration: Path | None, uid: str, as_json: bool, change: Change, name: str) -> None:
     from node.audit import Action, AuditRecord, Event, open_trail
     from node.inspection import opened
+    from node.presence import utc_now
+    from store.clock import store_clock
 
     settings = read_configuration(configuration)
-    user, now = getpass.getuser(), datetime.now(UTC)
+    user = getpass.getuser()
     trail = open_trail(settings.audit, settings.listener.ae_title)
-    with opened(settings) as database, database.write() as session:
-        state = change(session, uid, f"admin {user}", now)
+    with opened(settings) as database:
+        now = store_clock(database, utc_now)()
+        with database.write() as session:
+            state = change(session, uid, f"admin {user}", now)
     trail.write(AuditRecord(Event.PROCEDURE_RECORD, Action.UPDATE, now, user, study=uid, detail=name))
     say(f"study {uid} is now {state}", {"study": uid, "state": state.value, "request": name}, as_json)

@@ -191,8 +191,8 @@ class TaskPerformer:
         code = self._performer.code
         item.PerformedWorkitemCodeSequence = [_code(code.value, code.scheme, code.meaning)]
         item.PerformedStationNameCodeSequence = [_code(self._performer.station, "L", self._performer.station)]
-        item.PerformedProcedureStepStartDateTime = f"{one.since:%Y%m%d%H%M%S}"
-        item.PerformedProcedureStepEndDateTime = f"{self._now():%Y%m%d%H%M%S}"
+        item.PerformedProcedureStepStartDateTime = _with_offset(one.since)
+        item.PerformedProcedureStepEndDateTime = _with_offset(self._now())
         item.OutputInformationSequence = [self._output(one.study_instance_uid, output) for output in made]
         return item
 
@@ -214,6 +214,11 @@ class TaskPerformer:
         with self._database.write() as session:
             workitems.record(session, workitem_uid, state, told, self._now())
         log.info("workitem", workitem=workitem_uid, state=state.value, what=told)
+
+
+def _with_offset(at: datetime) -> str:
+    """A moment as DT (PS3.5 6.2): without its offset from UTC the worklist would take it for its own local time."""
+    return f"{at:%Y%m%d%H%M%S%z}"
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:

@@ -156,8 +156,13 @@ class RayExecutor:
     ) -> Findings:
         begin = clock()
         lost = 0
+        sent = without_headers(volume.whole())  # an image that cannot be decoded must not cost an actor
         actor = self._take()
-        shipped = ray.put(without_headers(volume.whole()))
+        try:
+            shipped = ray.put(sent)
+        except RayError as error:
+            self._give_back(actor)
+            raise RunnerFailed(f"Ray: {type(error).__name__}: {error}") from None
         while True:
             try:
                 answer: ShippedFindings = ray.get(actor.screen.remote(shipped, rules))

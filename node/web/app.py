@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,6 +39,9 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("web")
 
 
 class SecurityHeaders:
@@ -66,6 +72,20 @@ def _body_too_long(scope: Scope) -> bool:
     headers = dict(scope["headers"])
     length = headers.get(b"content-length", b"0")
     return b"transfer-encoding" in headers or not length.isdigit() or int(length) > MAX_FORM_BYTES
+
+
+def store_away(site: Site) -> Callable[[Request, Exception], Response]:
+    """What is shown while the store does not answer: also as the part of a page, so that nothing old stays."""
+
+    def show(request: Request, error: Exception) -> Response:
+        log.error("store does not answer", why=type(error).__name__, page=request.url.path)
+        part = request.headers.get("HX-Request") is not None
+        text = site.templates.get_template("store_away.html").render(
+            ae_title=site.configuration.listener.ae_title, part=part
+        )
+        return HTMLResponse(text, 200 if part else 503, headers={"Cache-Control": "no-store"})
+
+    return show
 
 
 def build_site(configuration: Configuration, database: Database, now: Clock) -> Site:
@@ -123,4 +143,8 @@ def build_app(site: Site) -> Starlette:
         max_age=int(web.session_hours * 3600),
         same_site="strict",
     )
-    return Starlette(routes=routes, middleware=[Middleware(SecurityHeaders), session])
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(SecurityHeaders), session],
+        exception_handlers={SQLAlchemyError: store_away(site)},
+    )

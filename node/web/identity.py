@@ -36,15 +36,20 @@ class Identity:
     accession: str
 
 
-@lru_cache(maxsize=4096)
 def identity_of(path: Path) -> Identity | None:
-    """The identity in an image file; None where it cannot be read, for instance since it was deleted."""
+    """The identity in an image file; None where it cannot be read now, for instance since it was deleted."""
     try:
-        return _identity_in(
-            pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TAGS, "SpecificCharacterSet"])
-        )
+        return _read_once(path)
     except MALFORMED:
         return None
+
+
+@lru_cache(maxsize=4096)
+def _read_once(path: Path) -> Identity:
+    """Only what was read is kept: a file that could not be read may be there at the next look."""
+    return _identity_in(
+        pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*TAGS, "SpecificCharacterSet"])
+    )
 
 
 def _identity_in(dataset: Dataset) -> Identity:

@@ -112,7 +112,7 @@ def show(visit: Visit) -> Response:
         verdict=None if row.summary is None else study_verdict(row.summary),
         pictures=_index(visit.site.files, folder),
         actions=[a for a in ACTIONS.values() if row.state in a.makes_sense],
-        done=visit.query("done"),
+        done=visit.query("done") if visit.query("done") in ACTIONS else "",
     )
 
 

@@ -37,6 +37,16 @@ def test_the_message_says_who_did_what_when_and_to_which_study() -> None:
     assert source is not None and source.get("AuditSourceID") == "LUNGNODE"
 
 
+def test_what_somebody_writes_cannot_pass_for_another_message() -> None:
+    forged = AuditRecord(
+        Event.PROCEDURE_RECORD, Action.UPDATE, NOW, "ann\nbob", study="1.2\x00", detail="a\r\nb\u2028c\ud800"
+    )
+    message = audit_message(forged, "LUNGNODE")
+    assert len(message.decode().splitlines()) == 1
+    root = ET.fromstring(message)
+    assert [p.get("UserID") for p in root.findall("ActiveParticipant")] == ["ann bob", "LUNGNODE"]
+
+
 def test_a_refused_login_is_an_outcome_of_its_own() -> None:
     record = AuditRecord(
         Event.USER_AUTHENTICATION, Action.EXECUTE, NOW, "unknown", success=False, type=EventType.LOGIN

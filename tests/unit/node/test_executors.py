@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_packages import SYSTEMS, write_package
 
-from engine.errors import PackageInvalid, RunnerFailed
+from engine.errors import PackageInvalid, RunnerFailed, Undecodable
 from engine.findings import Findings, JCSFindings, M3LungFindings, PackageReference, PneumoniaClass
 from engine.runners.interface import RunnerOptions
+from engine.series_choice import SeriesRules
+from engine.volume import Volume
 from node.configuration import Configuration, ScreeningConfiguration
 from node.executors.selection import open_executor
 from node.executors.shipping import packed_findings, packed_package, unpacked_findings, unpacked_package
@@ -111,6 +114,31 @@ def test_a_head_that_does_not_answer_is_told() -> None:
     assert ClusterAway.__name__ in _PASSING  # else a service manager would not start the worker again
     with pytest.raises(ClusterAway, match=r"Ray at 127\.0\.0\.1:\d+: .*start it, or set ray\.address"):
         RayExecutor((), RunnerOptions(), RayOptions(f"127.0.0.1:{free_port()}", start_seconds=0.1))
+
+
+def test_a_study_that_cannot_be_decoded_keeps_no_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'lungnode[ray]'")
+    from node.executors import ray_executor
+
+    class Damaged:
+        def whole(self) -> Volume:
+            raise Undecodable("slice 7 cannot be decoded")
+
+    handle = SimpleNamespace(equipment=SimpleNamespace(remote=lambda: "answer"))
+    cluster = SimpleNamespace(
+        is_initialized=lambda: True,
+        put=lambda value: value,
+        remote=lambda kind: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: handle)),
+        wait=lambda answers, **_: (answers, []),
+        get=lambda answer: ray_executor.Equipment((), {}),
+        shutdown=lambda: None,
+    )
+    monkeypatch.setattr(ray_executor, "ray", cluster)
+    with ray_executor.RayExecutor((), RunnerOptions(), ray_executor.RayOptions(actors=1)) as executor:
+        for _ in range(2):
+            with pytest.raises(Undecodable):
+                executor.screen(Damaged(), SeriesRules())  # type: ignore[arg-type]
+            assert not executor._busy, "with the only actor gone the next study would wait for ever"
 
 
 def test_ray_is_imported_only_when_it_is_asked_for() -> None:

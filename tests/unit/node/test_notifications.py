@@ -230,7 +230,7 @@ def test_a_template_that_cannot_be_read_is_named(tmp_path: Path, content: Any, w
     path = tmp_path / "letter.txt"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(TemplateUnusable, match=f"notifications.template {path}.*{why}"):
+    with pytest.raises(TemplateUnusable, match=f"template {path}.*{why}"):
         read_template(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import openssl
 
 from node import presence, serve
 from node.configuration import Configuration, ConfigurationError
@@ -200,6 +202,37 @@ def test_reload_runs_the_part_with_what_the_file_now_says_and_never_with_what_ca
     thread.join(5)
     assert not thread.is_alive() and systemd.heard() == "STOPPING=1"
     assert part.levels == ["info", "warning", "warning"]
+
+
+def test_a_renewed_certificate_is_taken_at_a_reload_and_a_broken_one_refused(
+    systemd: Systemd, tmp_path: Path
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    files = {"certificate": tmp_path / "own.pem", "key": tmp_path / "own.key"}
+    configuration = Configuration.model_validate({"listener": {"tls": files}})
+
+    def renew(subject: str) -> None:
+        openssl(tmp_path, "req", "-x509", "-subj", subject, "-keyout", "own.key", "-out", "own.pem")
+
+    renew("/CN=first")
+    part, manager = Part(), ServiceManager(systemd.address)
+    runner = ReloadablePart("web", part.run, configuration, lambda: configuration, manager, lambda: None)
+    thread = threading.Thread(target=runner.run, daemon=True)
+    thread.start()
+    assert part.ready.acquire(timeout=30) and systemd.heard() == "READY=1"
+    files["certificate"].write_text("half a certificate")
+    runner.reload()
+    assert "reload refused: listener.tls: TLS certificate" in systemd.heard(30)
+    renew("/CN=second one")
+    runner.reload()
+    assert systemd.heard(30).startswith("RELOADING=1") and systemd.heard(30) == "READY=1"
+    runner.end()
+    thread.join(5)
+
+
+def test_a_service_manager_that_does_not_listen_ends_nothing(tmp_path: Path) -> None:
+    ServiceManager(str(tmp_path / "nobody")).alive()
 
 
 def test_another_database_takes_a_restart(systemd: Systemd) -> None:

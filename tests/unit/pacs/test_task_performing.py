@@ -199,6 +199,7 @@ def test_a_workitem_is_claimed_fetched_performed_and_completed_with_its_results(
     performer.step()
     assert server.told("1.1") == ("COMPLETED", "results are delivered")
     (done,) = server.items["1.1"].UnifiedProcedureStepPerformedProcedureSequence
+    assert done.PerformedProcedureStepStartDateTime.endswith("+0000"), "a time in UTC says that it is"
     (output,) = done.OutputInformationSequence
     assert output.StudyInstanceUID == STUDY
     assert output.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "2.25.5"

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+from sqlalchemy.exc import OperationalError
 
+from node.web.identity import identity_of
 from store import engines, receipts
+from store.database import Database
 from store.engines import EngineNews
 from store.states import StudyState
 
@@ -213,3 +220,37 @@ def test_metrics_can_be_closed(open_page: Callable[..., object]) -> None:
     assert page.client.get("/metrics").status_code == 401
     page.log_in("a-viewers-token")
     assert page.client.get("/metrics").status_code == 200
+
+
+def test_a_store_that_is_away_is_said_and_nothing_old_stays(
+    admin: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_database: Database) -> NoReturn:
+        raise OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    monkeypatch.setattr(Database, "read", away)
+    answer = admin.client.get("/studies")
+    assert answer.status_code == 503 and "The store does not answer" in answer.text
+    assert answer.headers["X-Frame-Options"] == "DENY"
+    part = admin.client.get("/live", headers={"HX-Request": "true"})
+    assert part.status_code == 200 and "The store does not answer" in part.text
+    assert "<html" not in part.text
+
+
+def test_a_page_says_done_only_of_what_can_be_done(admin: object, node: object) -> None:
+    address = f"/studies/{node.studies['ill']}?done="
+    assert "Done: resend" in admin.get(address + "resend")
+    assert "Done:" not in admin.get(address + "your+password+is+needed")
+
+
+def test_an_image_that_could_not_be_read_is_looked_at_again(tmp_path: Path) -> None:
+    file = tmp_path / "1.dcm"
+    assert identity_of(file) is None
+    image = Dataset()
+    image.PatientName, image.PatientID = "Doe^Jane", "7"
+    image.SOPClassUID, image.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3"
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.save_as(file, enforce_file_format=True)
+    found = identity_of(file)
+    assert found is not None and found.name == "Doe Jane"
