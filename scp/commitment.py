@@ -46,8 +46,9 @@ ALL_COMMITTED, SOME_FAILED = 1, 2
 NO_SUCH_INSTANCE, CLASS_CONFLICT, PROCESSING_FAILURE = 0x0112, 0x0119, 0x0110
 """Failure Reason (PS3.3 C.14.1.1)."""
 
-SAME_ASSOCIATION = timedelta(seconds=5)
-"""How long the report of a request is left to its own association before a new one is made."""
+SAME_ASSOCIATION = timedelta(seconds=90)
+"""How long the report of a request is left to its own association before a new one is made: longer than the answer to
+it may take there, else the sender would get two reports. Where that association ends a new one is made at once."""
 MAX_REFERENCES = 100_000
 
 

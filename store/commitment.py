@@ -85,7 +85,12 @@ def record_asked(
 def let_go(session: Session, items: Sequence[StoredDelivery]) -> None:
     """End the claims on `items` without a change of what they wait for; those answered meanwhile are left alone."""
     for delivery in session.scalars(
-        select(Delivery).where(Delivery.id.in_([i.delivery_id for i in items])).with_for_update()
+        select(Delivery)
+        .where(
+            Delivery.id.in_([i.delivery_id for i in items]),
+            Delivery.state == DeliveryState.STORED,
+        )
+        .with_for_update()
     ):
         delivery.claimed_by = None
         delivery.lease_expires_at = None
@@ -277,8 +282,10 @@ def record_reported(session: Session, request_id: int, now: datetime) -> None:
 
 
 def record_unreported(session: Session, request_id: int, *, why: str, again_at: datetime | None) -> None:
-    """The report did not arrive; again_at: None gives it up."""
+    """The report did not arrive; again_at: None gives it up. Nothing where it has arrived by another way meanwhile."""
     request = session.get_one(CommitmentRequest, request_id)
+    if request.reported_at is not None:
+        return
     request.attempts += 1
     request.last_error = why
     request.next_attempt_at = again_at

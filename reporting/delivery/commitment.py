@@ -117,7 +117,7 @@ class Committer:
             return
         references = [(item.sop_class_uid, item.sop_instance_uid) for item in items]
         request = request_commitment(
-            self.destination.peer, self.calling_ae_title, transaction, references, self.timeouts
+            self.destination.peer, self.calling_ae_title, transaction, references, self._take, self.timeouts
         )
         log.info(
             "commitment asked for",
@@ -130,9 +130,8 @@ class Committer:
             for item in items:
                 self._settled(item, partial(self._look_up, item, request.reason))
         elif request.reply is Reply.UNREACHABLE:
-            self._later(items, request.reason)
-        elif request.report is not None:
-            self._take(request.report)
+            for item in items:
+                self._settled(item, partial(self._later, item, request.reason))
         with self.database.write() as session:
             commitment.let_go(session, items)
 
@@ -153,7 +152,7 @@ class Committer:
         try:
             there = asked.holds(item.study_instance_uid, item.series_instance_uid, item.sop_instance_uid)
         except SourceUnreachable as error:
-            self._later([item], f"{why}; {error}")
+            self._later(item, f"{why}; {error}")
             return
         except QueryFailed as error:
             self._cannot_tell(item, f"{why}; {error}")
@@ -209,9 +208,9 @@ class Committer:
         with self.database.write() as session:
             commitment.record_other_content(session, item, who=self.who, why=why, now=self.clock())
 
-    def _later(self, items: Sequence[StoredDelivery], why: str) -> None:
+    def _later(self, item: StoredDelivery, why: str) -> None:
         with self.database.write() as session:
-            commitment.ask_later(session, items, why=why, backoff=self.backoff, now=self.clock())
+            commitment.ask_later(session, [item], why=why, backoff=self.backoff, now=self.clock())
 
     def _settled(self, item: StoredDelivery, settle: Callable[[], None]) -> None:
         try:

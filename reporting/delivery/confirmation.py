@@ -5,14 +5,16 @@ from __future__ import annotations
 import enum
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
+from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dsutils import decode
 from pynetdicom.presentation import build_context
@@ -59,11 +61,10 @@ class Reply(enum.Enum):
 
 @dataclass(frozen=True)
 class Request:
-    """The outcome of an N-ACTION. report: where it came on the same association."""
+    """The outcome of an N-ACTION."""
 
     reply: Reply
     reason: str = ""
-    report: Report | None = None
 
 
 class Comparison(enum.Enum):
@@ -100,34 +101,40 @@ def parse_report(dataset: Dataset) -> Report:
     return Report(transaction, committed, failed)
 
 
-@dataclass
-class _Heard:
-    """Where the report that came on the same association is put."""
-
-    came: threading.Event = field(default_factory=threading.Event)
-    report: Report | None = None
-
-
 def request_commitment(
     peer: Peer,
     calling_ae_title: str,
     transaction_uid: str,
     references: Sequence[tuple[str, str]],
+    take: Callable[[Report], None],
     timeouts: CommitmentTimeouts = CommitmentTimeouts(),
 ) -> Request:
-    """N-ACTION for `references`, pairs of SOP Class UID and SOP Instance UID; waits a moment for the report."""
-    heard = _Heard()
+    """N-ACTION for `references`, pairs of SOP Class UID and SOP Instance UID; waits a moment for the report.
+
+    take: records each report that comes on this association, of this transaction or an earlier one. The destination
+    gets its answer afterwards and does not report again; what `take` raises is answered as processing failure.
+    """
+    recorded, answered = threading.Event(), threading.Event()
 
     def on_report(event: evt.Event) -> tuple[int, None]:
         try:
-            heard.report = parse_report(event.event_information)
+            report = parse_report(event.event_information)
         except MALFORMED:
             return 0x0115, None  # invalid argument value (PS3.7 C.5)
-        heard.came.set()
+        take(report)
+        if report.transaction_uid == transaction_uid:
+            recorded.set()
         return 0x0000, None
 
+    def on_sent(event: evt.Event) -> None:
+        if recorded.is_set():  # what leaves now is the answer: nothing else is sent before the release
+            answered.set()
+
     contexts = [build_context(STORAGE_COMMITMENT)]
-    handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
+    handlers: list[tuple[Any, Callable[[evt.Event], Any]]] = [
+        (evt.EVT_N_EVENT_REPORT, on_report),
+        (evt.EVT_PDU_SENT, on_sent),
+    ]
     try:
         with released(
             associate(peer, calling_ae_title, contexts, timeouts.network, handlers=handlers)
@@ -140,8 +147,8 @@ def request_commitment(
             )
             if (refusal := _refusal(status)) is not None:
                 return Request(Reply.NOT_OFFERED, refusal)
-            heard.came.wait(timeouts.same_association)
-            return Request(Reply.ACCEPTED, report=heard.report)
+            answered.wait(timeouts.same_association)
+            return Request(Reply.ACCEPTED)
     except (NothingAccepted, AssociationRejected):
         return Request(Reply.NOT_OFFERED, "storage commitment is not accepted")
     except NoAssociation as error:
@@ -183,12 +190,14 @@ def compare_kept(
     theirs = next((i for i in came if i.sop_instance_uid == ours.SOPInstanceUID), None)
     if theirs is None:
         return Comparison.ABSENT
-    syntax = pydicom.uid.UID(theirs.transfer_syntax_uid)
+    syntax = UID(theirs.transfer_syntax_uid)
     with legible(str(peer)):
         dataset = decode(
             BytesIO(theirs.data_set), syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated
         )
-        return Comparison.DIFFERENT if altered(ours, dataset) else Comparison.SAME
+        recompressed = differently_compressed(ours.file_meta.TransferSyntaxUID, syntax)
+        other = altered(ours, dataset, recompressed=recompressed)
+        return Comparison.DIFFERENT if other else Comparison.SAME
 
 
 def source(peer: Peer, calling_ae_title: str) -> DimseSource:
@@ -200,20 +209,31 @@ _COERCIBLE = {0x0008: {0x0005, 0x0050, 0x0090, 0x1030}, 0x0020: {0x0010}}
 """Study attributes that an archive may coerce when it reconciles a study (PS3.4 B.4.1.3), beside group 0010."""
 
 
-def altered(ours: Dataset, theirs: Dataset) -> str | None:
+_COMPRESSIBLE = {0x0028: {0x0004, 0x0006}, 0x7FE0: {0x0010}}
+"""What compression changes: Pixel Data, its Photometric Interpretation and Planar Configuration (PS3.5 8.2)."""
+
+
+def altered(ours: Dataset, theirs: Dataset, *, recompressed: bool = False) -> str | None:
     """The first attribute of ours that theirs lacks or has with another value; None where all are there.
 
-    What an archive may coerce (patient and study attributes) and what it adds does not count.
+    What an archive may coerce (patient and study attributes) and what it adds does not count. recompressed: see
+    `differently_compressed`; then the pixels are not compared.
     """
+    passed_over = (_COERCIBLE, _COMPRESSIBLE) if recompressed else (_COERCIBLE,)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for element in ours:
             tag = element.tag
-            if tag.group == 0x0010 or tag.element in _COERCIBLE.get(tag.group, ()):
+            if tag.group == 0x0010 or any(tag.element in m.get(tag.group, ()) for m in passed_over):
                 continue
             if tag not in theirs or theirs[tag].value != element.value:
                 return str(element.keyword or tag)
     return None
+
+
+def differently_compressed(ours: UID, theirs: UID) -> bool:
+    """Whether an archive keeps an object compressed that was not, or the reverse, as many do to save space."""
+    return ours != theirs and (ours.is_compressed or theirs.is_compressed)
 
 
 def _action(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:

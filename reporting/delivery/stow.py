@@ -16,7 +16,7 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from engine.headers import MALFORMED
-from reporting.delivery.confirmation import FAILURE_REASONS, altered
+from reporting.delivery.confirmation import FAILURE_REASONS, altered, differently_compressed
 from reporting.delivery.scu import Outcome, Parcel, PeerUnreachableError, Verdict
 from scp.peer import SYSTEM_TRUST, ClientTLS
 
@@ -129,7 +129,8 @@ class StowSender:
             theirs = self._client.retrieve_instance(
                 ours.StudyInstanceUID, ours.SeriesInstanceUID, ours.SOPInstanceUID
             )
-            other = altered(ours, theirs)
+            syntaxes = (ours.file_meta.TransferSyntaxUID, theirs.file_meta.TransferSyntaxUID)
+            other = altered(ours, theirs, recompressed=differently_compressed(*syntaxes))
         except (requests.RequestException, AuthlibBaseError, *MALFORMED) as error:
             remark = f"stored, but could not be retrieved to compare: {_short(error)}"
             return Outcome(item.path, Verdict.STORED, stored.status, remark)

@@ -80,7 +80,7 @@ def test_orthanc_keeps_the_old_object_silently_and_it_is_noticed(
 
 def test_orthanc_without_our_address_offers_no_commitment(orthanc: Any) -> None:
     request = request_commitment(
-        orthanc.peer, "STRANGER", generate_uid(), [("1.2.840.10008.5.1.4.1.1.2", "1.2")]
+        orthanc.peer, "STRANGER", generate_uid(), [("1.2.840.10008.5.1.4.1.1.2", "1.2")], [].append
     )
     assert request.reply is Reply.NOT_OFFERED, request
 

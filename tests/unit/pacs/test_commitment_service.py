@@ -14,6 +14,7 @@ from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
 
 from scp.commitment import (
+    SAME_ASSOCIATION,
     STORAGE_COMMITMENT,
     CommitmentService,
     RequestRefused,
@@ -23,7 +24,8 @@ from scp.commitment import (
 from scp.listener import Listener
 from scp.peer import Peer, Timeouts
 from scp.policy import ListenerPolicy
-from store.commitment import HeldInstance
+from store import commitment
+from store.commitment import HeldInstance, OpenRequest
 from store.database import Database
 from store.models import CommitmentRequest
 
@@ -205,12 +207,33 @@ def test_a_request_survives_the_end_of_the_process(
     context.scu_role = context.scp_role = True
     own = start_server([context], [(evt.EVT_N_EVENT_REPORT, sender.on_report)], ae_title="CT1")
     address = Peer("CT1", "127.0.0.1", own.peer.port)
-    clock.forward(60)
+    clock.forward(SAME_ASSOCIATION.total_seconds())
     after_restart = CommitmentService(
         database, tmp_path, "LUNGNODE", {"CT1": address}, clock, timeouts=Timeouts(5.0, 5.0, 5.0)
     )
     assert after_restart.report_due() == 1
     assert sender.came.wait(5.0)
+
+
+def test_a_report_that_arrived_by_another_way_is_not_made_again(
+    service_with: Any, record: Callable[..., str], database: Database, clock: Any
+) -> None:
+    """Its association answers late, while a second one was tried in vain."""
+    service, port = service_with()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scp.commitment._hold", lambda association: False)
+        Sender().ask(port, information((CT, record(1))), stay=0.0)
+
+        def in_vain(_: CommitmentService, request: OpenRequest) -> str:
+            with database.write() as session:
+                commitment.record_reported(session, request.request_id, clock())
+            return "answered 0x0112"
+
+        patch.setattr(CommitmentService, "_report_anew", in_vain)
+        _until(lambda: service.report_due() > 0)
+    (kept,) = requests(database)
+    assert kept.reported_at is not None
+    assert (kept.next_attempt_at, kept.last_error) == (None, "")
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
 from pynetdicom import evt
+from pynetdicom.dsutils import encode
 from pynetdicom.presentation import build_context
+from sqlalchemy.exc import OperationalError
 
 from reporting.delivery.commitment import MAX_REQUESTS, CommitmentPolicy, Committer, take_report
-from reporting.delivery.confirmation import STORAGE_COMMITMENT, CommitmentTimeouts, Report, parse_report
+from reporting.delivery.confirmation import (
+    STORAGE_COMMITMENT,
+    CommitmentTimeouts,
+    Comparison,
+    Reply,
+    Report,
+    Request,
+    compare_kept,
+    parse_report,
+)
 from reporting.delivery.loop import Destination
-from scp.pacs_query.dimse import FIND, GET
-from scp.peer import Timeouts
+from scp.pacs_query.dimse import FIND, GET, DimseSource
+from scp.pacs_query.source import FetchedInstance
+from scp.peer import Peer, Timeouts
 from store import commitment, deliveries, queries
 from store.database import Database
 from store.deliveries import Backoff
@@ -25,6 +40,7 @@ from store.states import DeliveryState, StudyState
 
 ANSWER = timedelta(seconds=60)
 BACKOFF = Backoff(timedelta(seconds=5), timedelta(minutes=15))
+COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 QUICK = CommitmentTimeouts(Timeouts(10.0, 10.0, 10.0), same_association=0.3)
 SEG, SR = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
 
@@ -233,24 +249,90 @@ def test_a_pacs_that_is_away_is_asked_later_for_ever(
     assert all("no association" in e for e in errors)
 
 
-def test_a_report_on_the_same_association(
-    database: Database, stored: Any, start_server: Any, committer: Any
-) -> None:
-    import threading
-
-    def report(event: evt.Event) -> int:
-        asked = event.action_information
-        threading.Timer(0.05, send_report, (event.assoc, asked)).start()
-        return 0x0000
+def reporting_pacs(start: Any, answers: list[int]) -> tuple[Any, threading.Event]:
+    """A PACS that commits on the association of the request; what its reports are answered, and that they are."""
+    came = threading.Event()
 
     def send_report(association: Any, asked: Dataset) -> None:
         information = Dataset()
         information.TransactionUID = asked.TransactionUID
         information.ReferencedSOPSequence = asked.ReferencedSOPSequence
-        association.send_n_event_report(information, 1, STORAGE_COMMITMENT, "1.2.840.10008.1.20.1.1")
+        status, _ = association.send_n_event_report(information, 1, STORAGE_COMMITMENT, COMMITMENT_INSTANCE)
+        answers.append(status.get("Status"))
+        came.set()
 
-    pacs = commitment_pacs(start_server, report)
+    def on_action(event: evt.Event) -> int:
+        threading.Timer(0.05, send_report, (event.assoc, event.action_information)).start()
+        return 0x0000
+
+    return commitment_pacs(start, on_action), came
+
+
+def test_a_report_on_the_same_association(
+    database: Database, stored: Any, start_server: Any, committer: Any
+) -> None:
+    answers: list[int] = []
+    pacs, came = reporting_pacs(start_server, answers)
     committer(pacs.peer).commit_due()
+    assert states(database, stored.study_instance_uid)[0] is StudyState.DELIVERED
+    assert came.wait(10.0)
+    assert answers == [0x0000], "the association was released before the answer had left"
+
+
+def test_a_report_is_answered_with_success_once_it_is_recorded(
+    database: Database, stored: Any, start_server: Any, committer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A destination that was told success never reports again."""
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("", {}, Exception("the store is away"))
+
+    answers: list[int] = []
+    pacs, came = reporting_pacs(start_server, answers)
+    with monkeypatch.context() as patched:
+        patched.setattr(commitment, "record_answer", away)
+        committer(pacs.peer).commit_due()
+        assert came.wait(10.0)
+    assert answers == [0x0110]
+    assert states(database, stored.study_instance_uid)[1] == [DeliveryState.STORED] * 2
+
+
+def test_an_object_that_was_settled_meanwhile_keeps_no_other_from_being_asked_for_later(
+    database: Database, stored: Any, committer: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = stored.uids[0]
+
+    def reported_elsewhere(*given: Any, **_: Any) -> Request:
+        answer(database, given[2], clock(), committed=[kept])
+        return Request(Reply.UNREACHABLE, "the association ended")
+
+    monkeypatch.setattr("reporting.delivery.commitment.request_commitment", reported_elsewhere)
+    assert committer(Peer("PACS", "127.0.0.1", 1)).commit_due() == 2
+    _, each, errors = states(database, stored.study_instance_uid)
+    assert each == [DeliveryState.DELIVERED, DeliveryState.STORED]
+    assert errors[1] == "the association ended"
+
+
+def test_who_sends_an_object_again_keeps_it_when_its_request_ends(
+    database: Database, stored: Any, committer: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sending: list[Any] = []
+
+    def failed_and_sent_again(*given: Any, **_: Any) -> Request:
+        answer(database, given[2], clock(), failed=dict.fromkeys(stored.uids, "0x0112"))
+        now = clock.forward(60)
+        with database.write() as session:
+            sending.extend(
+                deliveries.claim_due(session, who="courier", lease=ANSWER, now=now, destinations=["pacs"])
+            )
+        return Request(Reply.ACCEPTED)
+
+    monkeypatch.setattr("reporting.delivery.commitment.request_commitment", failed_and_sent_again)
+    committer(Peer("PACS", "127.0.0.1", 1)).commit_due()
+    assert len(sending) == 2
+    with database.write() as session:
+        for due in sending:
+            deliveries.record_delivered(session, due, who="courier", status=0, now=clock())
     assert states(database, stored.study_instance_uid)[0] is StudyState.DELIVERED
 
 
@@ -279,8 +361,6 @@ def get_pacs(start: Any, content: dict[str, Dataset]) -> Any:
 def test_other_content_under_the_same_uid_is_noticed(
     database: Database, stored: Any, start_server: Any, committer: Any
 ) -> None:
-    import pydicom
-
     content = {uid: pydicom.dcmread(path) for uid, path in zip(stored.uids, stored.paths, strict=True)}
     content[stored.uids[0]].SeriesDescription = "an older result"
     content[stored.uids[1]].PatientName = "Reconciled^Name"
@@ -290,6 +370,46 @@ def test_other_content_under_the_same_uid_is_noticed(
     assert each == [DeliveryState.REFUSED, DeliveryState.DELIVERED]
     assert "another object under this SOP Instance UID" in errors[0]
     assert state is StudyState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [({}, Comparison.SAME), ({"SeriesDescription": "an older result"}, Comparison.DIFFERENT)],
+)
+def test_an_archive_may_keep_pixels_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], found: Comparison
+) -> None:
+    ours = secondary_capture()
+    path = tmp_path / "sc.dcm"
+    ours.save_as(path, enforce_file_format=True)
+    theirs = pydicom.dcmread(path)
+    theirs.compress(RLELossless, generate_instance_uid=False)
+    for keyword, value in change.items():
+        setattr(theirs, keyword, value)
+
+    def get(_: Any, keys: Dataset, sop_classes: Any, receive: Callable[[FetchedInstance], int]) -> None:
+        content = encode(theirs, is_implicit_vr=False, is_little_endian=True)
+        assert content is not None
+        receive(FetchedInstance(theirs.SOPClassUID, theirs.SOPInstanceUID, RLELossless, content))
+
+    monkeypatch.setattr(DimseSource, "get", get)
+    about = {"study_instance_uid": "1.2", "series_instance_uid": "1.3"}
+    assert compare_kept(Peer("PACS", "127.0.0.1", 1), "NODE", path, **about) is found
+
+
+def secondary_capture() -> Dataset:
+    """A small colour picture, uncompressed."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, "2.25.1"
+    dataset.SeriesDescription = "AI summary"
+    dataset.Rows = dataset.Columns = 16
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = bytes(range(256)) * 3
+    return dataset
 
 
 def test_event_reports_are_read() -> None:

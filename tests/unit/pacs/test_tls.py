@@ -74,7 +74,7 @@ def test_sending_asking_and_committing_go_by_tls(
     (outcome,) = store(peer, [parcel(outbox.paths[1])], "NODE")
     assert outcome.verdict is Verdict.STORED
     references = [("1.2.840.10008.5.1.4.1.1.88.34", outbox.uids[1])]
-    assert request_commitment(peer, "NODE", "2.25.77", references).reply is Reply.ACCEPTED
+    assert request_commitment(peer, "NODE", "2.25.77", references, [].append).reply is Reply.ACCEPTED
     with pytest.raises(QueryFailed, match="does not offer this query"):
         DimseSource(peer, "NODE").series("1.2.3")
 
