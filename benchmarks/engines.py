@@ -153,7 +153,7 @@ def candidates(
     """Every backend that works here, the reference first; what does not is said."""
     yield EAGER, eager(size, package.metadata.system, "cpu")
     for precision in ("f32", "bf16"):
-        runner = OpenVINORunner(package, replace(options, precision=precision, engines=None))  # type: ignore[arg-type]
+        runner = OpenVINORunner(package, replace(options, precision=precision, engines=None))
         yield f"OpenVINO {precision}", _ran_through(runner)
     wanted = [("openvino", "int8")] if int8 else []
     if torch.cuda.is_available():

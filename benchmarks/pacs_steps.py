@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -183,7 +183,7 @@ def _node(case: Case, folder: Path, ports: dict[str, int]) -> Iterator[None]:
     with (folder / "node.log").open("wb") as log:
         process = subprocess.Popen(program, stdout=log, stderr=log, cwd=folder)
     try:
-        _until(lambda: echo(Peer("LUNGNODE", "127.0.0.1", ports["node"]), "SCANNER") is None)
+        _until(lambda: _answers(Peer("LUNGNODE", "127.0.0.1", ports["node"])))
         _until(lambda: "worker ready" in (folder / "node.log").read_text())
         yield
     finally:
@@ -191,7 +191,13 @@ def _node(case: Case, folder: Path, ports: dict[str, int]) -> Iterator[None]:
         process.wait()
 
 
-def _until(condition: Any, seconds: float = 120.0) -> None:
+def _answers(peer: Peer) -> bool:
+    echo(peer, "SCANNER")
+    return True
+
+
+def _until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait until `condition` holds; a server that does not answer yet is asked again."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

@@ -26,18 +26,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-# The folder of a script comes first on the path, where other files would hide packages of their names.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+import numpy as np
+import psutil
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
-
-from scp.listener import Listener  # noqa: E402
-from scp.policy import ListenerPolicy  # noqa: E402
-from store.database import open_database  # noqa: E402
-from store.migrations import upgrade  # noqa: E402
+from scp.listener import Listener
+from scp.policy import ListenerPolicy
+from store.database import open_database
+from store.migrations import upgrade
 
 FSYNC_SHIM = r"""
 #define _GNU_SOURCE

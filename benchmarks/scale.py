@@ -21,40 +21,40 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+import numpy as np
+import structlog
+from postgresql_server import NoServer, started_server
+from sqlalchemy import func, insert, select, text
+
+from engine.loading import load_series
+from engine.runners.interface import RunnerOptions
+from engine.series_choice import SeriesRules
+from node.capacity.queueing import PERCENTILES, waiting_times
+from node.casework import Occasion, open_casework
+from node.configuration import Configuration, ScreeningConfiguration
+from node.phantom import phantom_study, phantom_volume
+from node.worker import Worker
+from reporting import ObjectKind
+from reporting.study_time import last_acquisition
+from store import claims, deliveries, queries, receipts, results, revisions
+from store.database import Database, open_database
+from store.migrations import upgrade
+from store.models import Instance, Revision, Series, Study, Transition
+from store.receipts import ReceivedInstance
+from store.repeated_receipts import RepeatedReceipts
+from store.states import StudyState
+
 ROOT = Path(__file__).resolve().parents[1]
-# The folder of a script comes first on the path, where other files would hide packages of their names.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT / "benchmarks"]
-sys.path.append(str(ROOT / "tests" / "support"))
-
-import numpy as np  # noqa: E402
-import structlog  # noqa: E402
-from postgresql_server import NoServer, started_server  # noqa: E402
-from sqlalchemy import func, insert, select, text  # noqa: E402
-
-from engine.loading import load_series  # noqa: E402
-from engine.runners.interface import RunnerOptions  # noqa: E402
-from engine.series_choice import SeriesRules  # noqa: E402
-from node.capacity.queueing import PERCENTILES, waiting_times  # noqa: E402
-from node.casework import Occasion, open_casework  # noqa: E402
-from node.configuration import Configuration, ScreeningConfiguration  # noqa: E402
-from node.phantom import phantom_study, phantom_volume  # noqa: E402
-from node.worker import Worker  # noqa: E402
-from reporting.study_time import last_acquisition  # noqa: E402
-from store import claims, deliveries, queries, receipts, results, revisions  # noqa: E402
-from store.database import Database, open_database  # noqa: E402
-from store.migrations import upgrade  # noqa: E402
-from store.models import Instance, Revision, Series, Study, Transition  # noqa: E402
-from store.receipts import ReceivedInstance  # noqa: E402
-from store.repeated_receipts import RepeatedReceipts  # noqa: E402
-from store.states import StudyState  # noqa: E402
-
 NOW = datetime.datetime(2026, 1, 5, 8, tzinfo=datetime.UTC)
 LEASE = datetime.timedelta(minutes=5)
-KINDS = ("seg", "gsps", "pm", "sr")
+KINDS: tuple[ObjectKind, ...] = ("seg", "gsps", "pm", "sr")
 PER_STUDY = 300
 PAGE = 100
 """Studies on a page of the list."""
@@ -238,9 +238,7 @@ def study_steps(database: Database, prefix: int) -> dict[str, float]:
         begin = time.perf_counter()
         claim = claim_one(database)
         found.setdefault("claim", []).append(time.perf_counter() - begin)
-        found.setdefault("record", []).append(
-            timed(lambda claim=claim, uid=uid: finish(database, claim, uid))
-        )  # type: ignore[misc]
+        found.setdefault("record", []).append(timed(partial(finish, database, claim, uid)))
     short_way.close()
     return {step: statistics.median(values) for step, values in found.items()}
 

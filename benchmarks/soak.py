@@ -18,25 +18,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The folder of a script comes first on the path, where other files would hide packages of their names.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+import psutil
+import yaml
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pynetdicom.presentation import build_context
+from sqlalchemy import func, select
 
-import psutil  # noqa: E402
-import yaml  # noqa: E402
-from pydicom.dataset import Dataset  # noqa: E402
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian  # noqa: E402
-from pynetdicom.presentation import build_context  # noqa: E402
-from sqlalchemy import func, select  # noqa: E402
-
-from node.phantom import phantom_study, phantom_volume  # noqa: E402
-from node.stand_in_pacs import StorageSCP, free_port  # noqa: E402
-from reporting.delivery.scu import PeerUnreachableError, echo  # noqa: E402
-from scp.peer import Peer  # noqa: E402
-from scp.requesting import associate, released  # noqa: E402
-from store import processes, queries  # noqa: E402
-from store.database import Database, open_database  # noqa: E402
-from store.models import Delivery, Instance, Result, Screening  # noqa: E402
-from store.states import StudyState  # noqa: E402
+from node.phantom import phantom_study, phantom_volume
+from node.stand_in_pacs import StorageSCP, free_port
+from reporting.delivery.scu import PeerUnreachableError, echo
+from scp.peer import Peer
+from scp.requesting import associate, released
+from store import processes, queries
+from store.database import Database, open_database
+from store.models import Delivery, Instance, Result, Screening
+from store.states import StudyState
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 UNFINISHED = (StudyState.RECEIVING, StudyState.COMPLETE, StudyState.SCREENING, StudyState.DELIVERING)

@@ -18,14 +18,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# The folder of a script comes first on the path, where other files would hide packages of their names.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+import psutil
+import yaml
 
-import psutil  # noqa: E402
-import yaml  # noqa: E402
-
-from node.configuration import installed_models  # noqa: E402
-from node.stand_in_pacs import free_port  # noqa: E402
+from node.configuration import installed_models
+from node.stand_in_pacs import free_port
 
 PARTS = ("listener", "worker", "delivery", "web")
 PROGRAM = (

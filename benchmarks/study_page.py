@@ -17,18 +17,16 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-# The folder of a script comes first on the path, where benchmarks/reporting.py would hide the package of its name.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-from long_study import UID, served, write_long_study  # noqa: E402
-from playwright.sync_api import Browser, sync_playwright  # noqa: E402
+from long_study import UID, served, write_long_study
+from playwright.sync_api import Browser, sync_playwright
 
-from node.configuration import Configuration, WebUserConfiguration  # noqa: E402
-from node.stand_in_pacs import free_port  # noqa: E402
-from node.web.access import token_digest  # noqa: E402
-from store.database import open_database  # noqa: E402
-from store.migrations import upgrade  # noqa: E402
+from node.configuration import Configuration, WebUserConfiguration
+from node.stand_in_pacs import free_port
+from node.web.access import token_digest
+from store.database import open_database
+from store.migrations import upgrade
 
 TOKEN = "measuring"
 MOVE_THE_SLIDER = """async () => {

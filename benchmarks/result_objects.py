@@ -1,4 +1,4 @@
-"""How long the result objects of a study take: `python benchmarks/reporting.py [--slices 300] [--repeat 5]`.
+"""How long the result objects of a study take: `python benchmarks/result_objects.py [--slices 300] [--repeat 5]`.
 
 A phantom study of 300 slices of 512 x 512, 130 of them with lesions. Each object on its own line: median seconds of
 processor time to build and to encode it, and its size. `preparation` is what all objects share, `verification` the
@@ -10,25 +10,21 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 
-# The folder of a script comes first on the path, where this file would hide the package of its name.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-
-from engine.findings import Findings  # noqa: E402
-from engine.volume import Volume  # noqa: E402
-from reporting import OBJECT_KINDS, ObjectKind, ReportContext, build  # noqa: E402
-from reporting.phantom_case import PhantomCase, make_case  # noqa: E402
-from reporting.profiles import PROFILES  # noqa: E402
-from reporting.segments import lesion_segments, segment_map  # noqa: E402
-from reporting.source_images import source_images  # noqa: E402
-from reporting.uids import ResultUids  # noqa: E402
-from reporting.verification import verify_segmentation  # noqa: E402
-from reporting.warming import warm_up  # noqa: E402
+from engine.findings import Findings
+from engine.volume import Volume
+from reporting import OBJECT_KINDS, ObjectKind, ReportContext, build
+from reporting.phantom_case import PhantomCase, make_case
+from reporting.profiles import PROFILES
+from reporting.segments import lesion_segments, segment_map
+from reporting.source_images import source_images
+from reporting.uids import ResultUids
+from reporting.verification import verify_segmentation
+from reporting.warming import warm_up
 
 CONTEXT = ReportContext(datetime(2026, 1, 2, 12), settings_hash="benchmark", software_version="0")
 
@@ -50,12 +46,12 @@ def main() -> None:
     )
     print(f"{'object':<14}{'cpu s':>8}{'wall s':>8}{'KiB':>9}")
     for name, kinds in (("whole set", PROFILES["modern"]), ("legacy set", PROFILES["legacy"])):
-        report(name, lambda kinds=kinds: made(findings, volume, kinds), given.repeat)
+        report(name, partial(made, findings, volume, kinds), given.repeat)
     print(f"peak memory above the study itself: {peak_mib() - before:.0f} MiB")
     report("preparation", lambda: shared(findings, volume), given.repeat)
     report("verification", verification(findings, volume), given.repeat)
     for kind in OBJECT_KINDS:
-        report(kind, lambda kind=kind: made(findings, volume, (kind,)), given.repeat)
+        report(kind, partial(made, findings, volume, (kind,)), given.repeat)
 
 
 def made(findings: Findings, volume: Volume, kinds: tuple[ObjectKind, ...]) -> int:
