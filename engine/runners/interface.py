@@ -34,7 +34,8 @@ class RunnerOptions:
 
     device: auto takes TensorRT where it works and engines are configured, else OpenVINO; torch is the reference.
     precision: auto takes the fastest that passes verification (with `engines`), or bf16 where the CPU multiplies it
-    in hardware, else f32. threads: 0 leaves it to the backend (all cores). batch: slices per call.
+    in hardware, else f32. threads: 0 leaves it to the backend (all cores). batch: slices per call, which a
+    runner may divide into several (`engine.slices_per_call`).
     at_once: calls under way at the same time, 0 leaves it to the backend; 1 gives all cores to each call.
     engines: None runs the package's ONNX directly, without a built and verified engine.
     own_models: whether a department's own model that fails ends the work, or is left out and said to be.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ from engine.backends import WantedEngine
 from engine.errors import RunnerFailed
 from engine.openvino_graph import in_planes
 from engine.openvino_offline import ov
-from engine.packages import ModelPackage
+from engine.packages import M3Metadata, ModelPackage
 from engine.recipes import Backend, BuildPrecision
 from engine.runners.interface import Results, RunnerOptions, Tensors
+from engine.slices_per_call import MOST, for_calls, joined, pieces
 
 DEVICE = "CPU"
 
@@ -28,6 +32,17 @@ MOST_STREAMS = 4
 """Batches that are computed at once. A stream on one core waits for nobody, but each has its own memory."""
 
 _NATIVE_NAMES = {"bf16": "BF16", "int8": "INT8", "f32": "FP32"}
+
+SLICES = "hu"
+"""The input of the graphs of slices, but not of an own model's, which says itself how many it takes at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A compiled graph: a request for each stream, and of how many slices each call is; None: of any number."""
+
+    requests: tuple[Any, ...]
+    slices: int | None
 
 
 class OpenVINORunner:
@@ -45,8 +60,8 @@ class OpenVINORunner:
         self._core = ov.Core()
         self._precision = chosen_precision(options, _capabilities(self._core))
         self._said = precisions or self._precision
-        self._threads, self._at_once = options.threads, options.at_once
-        self._requests: dict[str, list[Any]] = {}
+        self._threads, self._at_once, self._batch = options.threads, options.at_once, options.batch
+        self._opened: dict[str, _Opened] = {}
 
     @property
     def description(self) -> str:
@@ -57,10 +72,31 @@ class OpenVINORunner:
         return next(self.run_each(graph, [inputs]))
 
     def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
-        """See `engine.runners.interface.Runner`: one request under way on each stream."""
+        """See `engine.runners.interface.Runner`: one request under way on each stream.
+
+        Slices are given to the graph as many at a time as it is made for (`engine.slices_per_call`).
+        """
+        opened = self._opened.get(graph) or self._open(graph)
+        if opened.slices is None:
+            yield from self._calls(graph, opened, inputs)
+            return
+        slices, counts = opened.slices, deque[int]()
+
+        def divided() -> Iterator[Tensors]:
+            for given in inputs:
+                counts.append(len(given[SLICES]))
+                for piece in pieces(given[SLICES], slices):
+                    yield {SLICES: piece}
+
+        with closing(self._calls(graph, opened, divided())) as results:
+            for first in results:
+                count = counts.popleft()
+                yield joined([first, *islice(results, max(0, count - 1) // slices)], count)
+
+    def _calls(self, graph: str, opened: _Opened, inputs: Iterable[Tensors]) -> Generator[Results]:
         under_way: deque[tuple[Any, Tensors]] = deque()
+        free = list(opened.requests)
         try:
-            free = list(self._requests.get(graph) or self._opened(graph))
             for given in inputs:
                 request = free.pop() if free else None
                 if request is None:
@@ -77,28 +113,47 @@ class OpenVINORunner:
                 request.cancel()
 
     def close(self) -> None:
-        self._requests.clear()
+        self._opened.clear()
 
-    def _opened(self, graph: str) -> list[Any]:
+    def _open(self, graph: str) -> _Opened:
+        try:
+            compiled = self._compiled(graph)
+            count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+            requests = tuple(compiled.create_infer_request() for _ in range(count))
+        except RuntimeError as error:
+            raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
+        first = compiled.input(0).get_partial_shape()[0]
+        known = _of_slices(self._package, compiled) and first.is_static
+        self._opened[graph] = _Opened(requests, first.get_length() if known else None)
+        return self._opened[graph]
+
+    def _compiled(self, graph: str) -> Any:
         if graph in self._engines:
             content = self._engines[graph].read_bytes()
             precision, blob = content[:_HEADER].decode().strip(), BytesIO(content[_HEADER:])
-            compiled = self._core.import_model(
-                blob, DEVICE, _settings(precision, self._threads, self._at_once)
-            )
-        else:
-            compiled = self._core.compile_model(
-                _read(self._core, self._package, graph),
-                DEVICE,
-                _settings(self._precision, self._threads, self._at_once),
-            )
-        count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._requests[graph] = [compiled.create_infer_request() for _ in range(count)]
-        return self._requests[graph]
+            return self._core.import_model(blob, DEVICE, _settings(precision, self._threads, self._at_once))
+        return self._core.compile_model(
+            _for_calls(_read(self._core, self._package, graph), self._package, self._batch),
+            DEVICE,
+            _settings(self._precision, self._threads, self._at_once),
+        )
 
 
 def _read(core: Any, package: ModelPackage, graph: str) -> ov.Model:
     return in_planes(core.read_model(package.graph_path(graph)))
+
+
+def _for_calls(model: ov.Model, package: ModelPackage, most: int) -> ov.Model:
+    if not _of_slices(package, model):
+        return model
+    metadata = package.metadata
+    of_own_size = isinstance(metadata, M3Metadata) and metadata.preprocessing.crop_scope == "slice"
+    return for_calls(model, 1 if of_own_size else most)
+
+
+def _of_slices(package: ModelPackage, graph: Any) -> bool:
+    """Whether a model, compiled or not, is one of the graphs of slices."""
+    return package.metadata.system != "onnx" and SLICES in graph.input(0).get_names()
 
 
 def _waited_for(request: Any) -> Results:
@@ -130,6 +185,7 @@ class OpenVINOBackend:
                 from engine.runners.openvino_quantised import quantised
 
                 model = quantised(model, wanted.graph)
+            model = _for_calls(model, wanted.package, MOST)
             stream = BytesIO()
             core.compile_model(model, DEVICE, _settings(hint)).export_model(stream)
             return hint.encode().ljust(_HEADER) + stream.getvalue()
