@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from engine.label_volume import LabelVolume
+
 MAP_GRID = (64, 64)
 """Rows and columns of every heatmap in Findings."""
 
@@ -142,7 +144,7 @@ class OwnModelFindings:
     title: what people call it. site: the anatomic region that it is about. rule: how it decides, in a few words.
     slice_scores: float32 [Z, K] per slice and class, 0 for slices that it did not see; None where it looks at the
         volume as a whole.
-    labels: uint8 [Z, Y, X]: 0, or k for the k-th of `classes`; None for a classifier.
+    labels: uint8 [Z, Y, X]: 0, or k for the k-th of `classes`; None for a classifier. An array may be given, too.
     key_slices: slice indices that show most, as in Findings.
     """
 
@@ -152,8 +154,12 @@ class OwnModelFindings:
     rule: str
     classes: tuple[ClassFinding, ...]
     slice_scores: npt.NDArray[np.float32] | None
-    labels: npt.NDArray[np.uint8] | None
+    labels: LabelVolume[np.uint8] | None
     key_slices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            object.__setattr__(self, "labels", LabelVolume.of(self.labels))
 
     @property
     def found(self) -> tuple[ClassFinding, ...]:
@@ -175,7 +181,7 @@ class Findings:
 
     lesion_labels: uint16 [Z, Y, X]: 0 background, k the k-th lesion of `lesions`; all 0 where JCS is negative,
         since JCS segments only positive cases.
-    lung_mask: bool [Z, Y, X].
+    lung_mask: bool [Z, Y, X]. Both are read slice by slice; whoever makes findings may give arrays instead.
     lung_involvement_percent: lesion volume inside the lungs / lung volume (lesion included) * 100.
     key_slices: slice indices that show most, at most 5, in slice order; at least one.
     timings_s: seconds per stage, for people; never part of a result object, which must not depend on it.
@@ -184,9 +190,9 @@ class Findings:
 
     jcs: JCSFindings
     m3lung: M3LungFindings
-    lesion_labels: npt.NDArray[np.uint16]
+    lesion_labels: LabelVolume[np.uint16]
     lesions: tuple[Lesion, ...]
-    lung_mask: npt.NDArray[np.bool_]
+    lung_mask: LabelVolume[np.bool_]
     lesion_volume_ml: float
     lung_volume_ml: float
     lung_involvement_percent: float
@@ -194,6 +200,10 @@ class Findings:
     timings_s: dict[str, float]
     own_models: tuple[OwnModelFindings, ...] = ()
     own_model_failures: tuple[OwnModelFailure, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lesion_labels", LabelVolume.of(self.lesion_labels))
+        object.__setattr__(self, "lung_mask", LabelVolume.of(self.lung_mask))
 
     @property
     def packages(self) -> tuple[PackageReference, ...]:

@@ -13,6 +13,7 @@ from engine.assessment import jcs_patient_rule
 from engine.errors import OutOfDeviceMemory
 from engine.findings import MAP_GRID, JCSFindings
 from engine.heatmaps import normalised, placed
+from engine.label_volume import LabelVolume
 from engine.lungs import Box, Mask, may_hold_lung, volume_box
 from engine.morphology import grown_by_rectangle
 from engine.packages import JCSMetadata, JCSPreprocessing, ModelPackage
@@ -140,7 +141,7 @@ def _note(
     scores.seen[slices] = True
 
 
-def segment_box(lungs: Mask, preprocessing: JCSPreprocessing) -> Box:
+def segment_box(lungs: LabelVolume[np.bool_], preprocessing: JCSPreprocessing) -> Box:
     """What of each slice the segmenter is given: the whole of it, or the lungs' box of the series."""
     whole = (0, 0, lungs.shape[1], lungs.shape[2])
     if preprocessing.segment_crop == "slice":
@@ -149,21 +150,28 @@ def segment_box(lungs: Mask, preprocessing: JCSPreprocessing) -> Box:
 
 
 def segment(
-    hu: npt.NDArray[np.int16], lungs: Mask, with_lung: Mask, rim: tuple[int, int], system: JCSSystem
-) -> Mask:
-    """Lesion mask bool [Z, Y, X]: lesion probability above the package's threshold, within the lungs and their rim.
+    hu: npt.NDArray[np.int16],
+    lungs: LabelVolume[np.bool_],
+    with_lung: Mask,
+    rim: tuple[int, int],
+    system: JCSSystem,
+) -> LabelVolume[np.bool_]:
+    """Lesion mask [Z, Y, X]: lesion probability above the package's threshold, within the lungs and their rim.
 
-    lungs: bool [Z, Y, X]; `rim` (rows, columns) beyond them may be lesion. They decide the crop, too, where the
+    lungs: [Z, Y, X]; `rim` (rows, columns) beyond them may be lesion. They decide the crop, too, where the
     package works on the lungs' box. with_lung: bool [Z]; other slices are not given to the network.
     """
     least = int(np.ceil(system.metadata.thresholds.lesion * 255))
-    mask = np.zeros(hu.shape, dtype=bool)
+    mask = LabelVolume(lungs.shape, np.bool_)
+    plane = np.zeros(lungs.shape[1:], dtype=bool)
     box = segment_box(lungs, system.metadata.preprocessing)
     top, left, bottom, right = box
     for slices, output in run_slices(
         system.runner, "segment", hu, np.flatnonzero(with_lung), box, system.batch
     ):
         probability = output.bytes("lesion_probability", (len(slices), bottom - top, right - left))
-        inside = np.s_[slices, top:bottom, left:right]
-        mask[inside] = (probability >= least) & grown_by_rectangle(lungs[inside], *rim)
+        near = grown_by_rectangle(np.stack([lungs[z][top:bottom, left:right] for z in slices]), *rim)
+        for z, found in zip(slices, (probability >= least) & near, strict=True):
+            plane[top:bottom, left:right] = found
+            mask[z] = plane
     return mask

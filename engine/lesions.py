@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.findings import Lesion
-from engine.lungs import Mask
-from engine.runs import Runs, connected, runs_of
+from engine.label_volume import LabelVolume
+from engine.runs import Runs, connected, labelled, runs_of
 from engine.volume import Geometry, Volume
 
 SMALLEST_LESION_MM3 = 30.0
@@ -19,20 +19,17 @@ MOST_LESIONS = int(np.iinfo(np.uint16).max)
 
 MOST_KEY_SLICES = 5
 
-Labels = npt.NDArray[np.uint16]
 
+def label_lesions(
+    mask: LabelVolume[np.bool_], volume: Volume
+) -> tuple[LabelVolume[np.uint16], tuple[Lesion, ...]]:
+    """Connected lesions (26-neighbourhood) of a mask [Z, Y, X], the largest by volume is 1.
 
-def label_lesions(mask: Mask, volume: Volume) -> tuple[Labels, tuple[Lesion, ...]]:
-    """Connected lesions (26-neighbourhood) of a mask bool [Z, Y, X], the largest by volume is 1.
-
-    Lesions below SMALLEST_LESION_MM3 are removed. Labels are uint16 [Z, Y, X].
+    Lesions below SMALLEST_LESION_MM3 are removed.
     """
-    labels = np.zeros(mask.shape, dtype=np.uint16)
-    region = _extent(mask)
-    if region is None:
-        return labels, ()
-    inside = mask[region]
-    runs = runs_of(inside, (region[0].start, region[1].start, region[2].start))
+    if not mask.any():
+        return LabelVolume(mask.shape, np.uint16), ()
+    runs = runs_of(mask)
     part, count = connected(runs)
     weights = runs.lengths * volume.geometry.slice_extents[runs.z]
     mm3 = np.bincount(part, weights, minlength=count) * volume.geometry.pixel_area
@@ -40,24 +37,11 @@ def label_lesions(mask: Mask, volume: Volume) -> tuple[Labels, tuple[Lesion, ...
     rank = np.zeros(count, dtype=np.uint16)
     rank[order] = np.arange(1, len(order) + 1)
     of_run = rank[part]
-    labels[region][inside] = np.repeat(of_run, runs.lengths)
-    hu_sums = runs.sums(volume.hu[region][inside])
-    return labels, tuple(
+    hu_sums = runs.sums(np.concatenate([volume.hu[z][mask[z]] for z in mask.occupied()]))
+    return labelled(runs, of_run, mask.shape), tuple(
         _measured(k + 1, runs.taken(group), hu_sums[group], volume.geometry)
         for k, group in enumerate(_groups(of_run, len(order)))
     )
-
-
-def _extent(mask: Mask) -> tuple[slice, slice, slice] | None:
-    slices = np.flatnonzero([plane.any() for plane in mask])
-    if not len(slices):
-        return None
-    spans = [slice(int(slices[0]), int(slices[-1]) + 1)]
-    shadow = mask[spans[0]].any(axis=0)
-    for axis in (1, 0):
-        hit = np.flatnonzero(np.any(shadow, axis=axis))
-        spans.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return spans[0], spans[1], spans[2]
 
 
 def _groups(of_run: npt.NDArray[np.uint16], count: int) -> list[npt.NDArray[np.intp]]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from engine.label_volume import LabelVolume
 from engine.morphology import closed_by_disc
 from engine.volume import Geometry
 
@@ -100,9 +101,9 @@ def _bounding_box(mask: Mask, margin: int) -> Box | None:
     )
 
 
-def volume_box(lungs: Mask, margin: int = 10) -> Box | None:
-    """One box for a series: around the lungs bool [Z, Y, X] of all slices, `margin` pixels wider, clipped."""
-    return _bounding_box(np.asarray(lungs.any(axis=0)), margin)
+def volume_box(lungs: LabelVolume[np.bool_], margin: int = 10) -> Box | None:
+    """One box for a series: around the lungs [Z, Y, X] of all slices, `margin` pixels wider, clipped."""
+    return _bounding_box(lungs.shadow(), margin)
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,10 @@ class LungRules:
     grid_mm: float = 2.5
 
 
-def find_lungs(hu: npt.NDArray[np.int16], geometry: Geometry, rules: LungRules = LungRules()) -> Mask | None:
-    """The lungs bool [Z, Y, X] of a volume int16 [Z, Y, X] HU, or None where nothing looks like lungs.
+def find_lungs(
+    hu: npt.NDArray[np.int16], geometry: Geometry, rules: LungRules = LungRules()
+) -> LabelVolume[np.bool_] | None:
+    """The lungs [Z, Y, X] of a volume int16 [Z, Y, X] HU, or None where nothing looks like lungs.
 
     Air that does not reach the border of its slice; of its 3-D parts the largest and, where it is large enough, the
     second; each half of the body closed so that lesions at the pleura belong to it; holes filled slice by slice.
@@ -136,22 +139,20 @@ def find_lungs(hu: npt.NDArray[np.int16], geometry: Geometry, rules: LungRules =
     parts = _lung_parts(coarse, voxel_ml, rules)
     if parts is None:
         return None
-    return _refined(_closed(parts, spacing, rules.closing_mm), factors, hu.shape)
+    slices, rows, columns = hu.shape
+    return _refined(_closed(parts, spacing, rules.closing_mm), factors, (slices, rows, columns))
 
 
-def lung_volume_ml(lungs: Mask, geometry: Geometry) -> float:
-    """Volume of a mask bool [Z, Y, X] in ml, each slice with its own extent."""
-    return float(areas(lungs) * geometry.pixel_area @ geometry.slice_extents) / 1000
+def volume_ml(areas: npt.NDArray[np.float64], geometry: Geometry) -> float:
+    """What pixels are in ml, given how many there are in each slice, float64 [Z]; each slice with its own extent."""
+    return float(areas * geometry.pixel_area @ geometry.slice_extents) / 1000
 
 
-def areas(mask: Mask) -> npt.NDArray[np.float64]:
-    """Pixels of each slice of a mask bool [Z, Y, X], float64 [Z]."""
-    return np.array([np.count_nonzero(plane) for plane in mask], dtype=np.float64)
-
-
-def slices_with_lung(lungs: Mask, geometry: Geometry, minimum_mm2: float = LEAST_LUNG_MM2) -> Mask:
+def slices_with_lung(
+    lungs: LabelVolume[np.bool_], geometry: Geometry, minimum_mm2: float = LEAST_LUNG_MM2
+) -> Mask:
     """bool [Z]: slices in which the lungs have at least `minimum_mm2`."""
-    return np.asarray(areas(lungs) * geometry.pixel_area >= minimum_mm2)
+    return np.asarray(lungs.areas() * geometry.pixel_area >= minimum_mm2)
 
 
 def may_hold_lung(
@@ -247,12 +248,15 @@ def _inner_filled(mask: Mask) -> Mask:
     return np.asarray(hole[labels] | mask)
 
 
-def _refined(coarse: Mask, factors: tuple[int, int, int], shape: tuple[int, ...]) -> Mask:
+def _refined(
+    coarse: Mask, factors: tuple[int, int, int], shape: tuple[int, int, int]
+) -> LabelVolume[np.bool_]:
     """The coarse mask on the grid of the volume: bilinear in plane, nearest across slices."""
     step, y, x = factors
-    fine = np.zeros(shape, dtype=bool)
+    fine = LabelVolume(shape, np.bool_)
+    plane = np.zeros(shape[1:], dtype=bool)
     # One coarse pixel around the lungs is enough for the same answer, since bilinear reaches no further.
-    top, left, bottom, right = volume_box(coarse, margin=1) or (0, 0, 0, 0)
+    top, left, bottom, right = _bounding_box(np.asarray(coarse.any(axis=0)), margin=1) or (0, 0, 0, 0)
     part = coarse[:, top:bottom, left:right]
     inside = np.s_[top * y : bottom * y, left * x : right * x]
     for z in np.flatnonzero(part.any(axis=(1, 2))):
@@ -260,7 +264,8 @@ def _refined(coarse: Mask, factors: tuple[int, int, int], shape: tuple[int, ...]
             ((right - left) * x, (bottom - top) * y), Image.Resampling.BILINEAR
         )
         first = max(0, z * step - (step - 1) // 2)
-        fine[first : z * step + step // 2 + 1][:, *inside] = np.asarray(image) > 127
+        plane[inside] = np.asarray(image) > 127
+        fine[first : z * step + step // 2 + 1] = plane
     if len(coarse):
         last = (len(coarse) - 1) * step
         fine[last:] = fine[last]

@@ -12,6 +12,7 @@ from engine.assessment import fused_slice_probabilities, m3_nonparametric, patie
 from engine.errors import RunnerFailed
 from engine.findings import MAP_GRID, M3LungFindings, PneumoniaClass
 from engine.heatmaps import placed
+from engine.label_volume import LabelVolume
 from engine.lungs import Box, Mask, crop_box, volume_box
 from engine.packages import M3Metadata, M3Preprocessing, ModelPackage
 from engine.runners.batches import Output, run_slices
@@ -45,9 +46,9 @@ class SliceOutputs:
 
 
 def classify_slices(
-    hu: npt.NDArray[np.int16], lungs: Mask, with_lung: Mask, system: M3System
+    hu: npt.NDArray[np.int16], lungs: LabelVolume[np.bool_], with_lung: Mask, system: M3System
 ) -> SliceOutputs:
-    """The slice network on int16 [Z, Y, X] HU with lungs bool [Z, Y, X], on the slices `with_lung` bool [Z]."""
+    """The slice network on int16 [Z, Y, X] HU with lungs [Z, Y, X], on the slices `with_lung` bool [Z]."""
     lesion = np.zeros((len(hu), 2), dtype=np.float32)
     classes = np.zeros((len(hu), 4), dtype=np.float32)
     lesion[:, 0] = classes[:, 0] = 1
@@ -64,13 +65,13 @@ def classify_slices(
     return SliceOutputs(lesion, classes, np.clip(maps, 0, 1), np.concatenate(features, axis=1))
 
 
-def series_box(lungs: Mask, preprocessing: M3Preprocessing) -> Box:
+def series_box(lungs: LabelVolume[np.bool_], preprocessing: M3Preprocessing) -> Box:
     """The lungs' box of the series, which the slice network is given of each slice."""
     return volume_box(lungs, preprocessing.crop_margin) or (0, 0, lungs.shape[1], lungs.shape[2])
 
 
 def _runs(
-    hu: npt.NDArray[np.int16], lungs: Mask, with_lung: Mask, system: M3System
+    hu: npt.NDArray[np.int16], lungs: LabelVolume[np.bool_], with_lung: Mask, system: M3System
 ) -> Iterator[tuple[npt.NDArray[np.intp], Box, Output]]:
     crop, indices = system.metadata.preprocessing, np.flatnonzero(with_lung)
     whole = (0, 0, hu.shape[1], hu.shape[2])

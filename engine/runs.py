@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from engine.lungs import Mask
+from engine.label_volume import Label, LabelVolume, PlaneRuns
 
 Indices = npt.NDArray[np.intp]
 
@@ -51,21 +52,34 @@ class Runs:
         return np.add.reduceat(values, firsts, dtype=np.int64)
 
 
-def runs_of(mask: Mask, origin: tuple[int, int, int] = (0, 0, 0)) -> Runs:
-    """The runs of a mask bool [Z, Y, X] with at least one voxel; `origin` (z, y, x) is added to their indices."""
+def runs_of(mask: LabelVolume[np.bool_]) -> Runs:
+    """The runs of a mask [Z, Y, X] with at least one voxel."""
     slices, rows, columns = mask.shape
+    planes = [mask.runs(z) for z in range(slices)]
+    firsts = np.concatenate([plane.firsts for plane in planes]).astype(np.intp)
+    ends = np.concatenate([plane.ends for plane in planes]).astype(np.intp)
+    # Where the mask reaches both edges a run goes on in the next row: it is cut into one for each row.
+    row = firsts // columns
+    parts = (ends - 1) // columns - row + 1
+    whole = np.repeat(np.arange(len(firsts)), parts)
+    y = row[whole] + np.arange(len(whole)) - np.repeat(np.cumsum(parts) - parts, parts)
+    x = np.maximum(firsts[whole] - y * columns, 0)
+    lengths = np.minimum(ends[whole] - y * columns, columns) - x
+    z = np.repeat(np.arange(slices), [len(plane.firsts) for plane in planes])[whole]
     # An empty column ends each row and an empty row each slice, so that nothing touches around an edge.
-    line = np.zeros((slices, rows + 1, columns + 1), dtype=bool)
-    line[:, :rows, :columns] = mask
-    flat = line.ravel()
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    if flat[0]:
-        changes = np.concatenate([[0], changes])
-    places, ends = changes[::2], changes[1::2]
-    z, y, x = np.unravel_index(places, line.shape)
     width, area = columns + 1, (rows + 1) * (columns + 1)
-    steps = (width, area - width, area, area + width)
-    return Runs(z + origin[0], y + origin[1], x + origin[2], ends - places, places, steps)
+    return Runs(z, y, x, lengths, z * area + y * width + x, (width, area - width, area, area + width))
+
+
+def labelled(runs: Runs, labels: npt.NDArray[Label], shape: tuple[int, int, int]) -> LabelVolume[Label]:
+    """The volume of `shape` [Z, Y, X] in which each run has its label, [n]; 0 leaves it out."""
+    kept = np.flatnonzero(labels)
+    firsts = (runs.y[kept] * shape[2] + runs.x[kept]).astype(np.int32)
+    ends = firsts + runs.lengths[kept].astype(np.int32)
+    given = labels[kept]
+    at = np.searchsorted(runs.z[kept], np.arange(shape[0] + 1))
+    planes = (PlaneRuns(firsts[a:b], ends[a:b], given[a:b]) for a, b in pairwise(at))
+    return LabelVolume(shape, given.dtype.type, planes)
 
 
 def connected(runs: Runs) -> tuple[npt.NDArray[np.int32], int]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import jcs, m3lung
 from engine.engine_cache import EngineRecord
@@ -24,8 +23,9 @@ from engine.findings import (
     PneumoniaClass,
 )
 from engine.jcs import JCSSystem
-from engine.lesions import Labels, key_slices, label_lesions
-from engine.lungs import Mask, areas, find_lungs, in_pixels, lung_volume_ml, slices_with_lung
+from engine.label_volume import LabelVolume
+from engine.lesions import key_slices, label_lesions
+from engine.lungs import Mask, find_lungs, in_pixels, slices_with_lung, volume_ml
 from engine.m3lung import M3System
 from engine.own_model.contract import OwnModelMetadata
 from engine.own_model.screening import OwnModelSystem, screen_with
@@ -178,7 +178,7 @@ def screen(
         with watch.stage("jcs_classify"):
             jcs_findings = jcs.classify(whole.hu, with_lung, scores, systems.jcs)
         with watch.stage("jcs_segment"):
-            mask = np.zeros(whole.shape, dtype=bool)
+            mask = LabelVolume(whole.shape, np.bool_)
             if jcs_findings.positive or always_segment:
                 rim = in_pixels(LUNG_RIM_MM, whole.geometry)
                 mask = jcs.segment(whole.hu, lungs, with_lung, rim, systems.jcs)
@@ -189,10 +189,10 @@ def screen(
             m3_findings = m3lung.assess(outputs, systems.m3lung)
         with watch.stage("lesions"):
             labels, lesions = measuring.result()
-            lesion_areas = _joined(labels, lungs)
-            lung_ml = lung_volume_ml(lungs, whole.geometry)
+            _join(labels, lungs)
+            lung_ml = volume_ml(lungs.areas(), whole.geometry)
             lesion_ml = sum(lesion.volume_ml for lesion in lesions)
-            shown = _key_slices(lesion_areas, lungs, jcs_findings, m3_findings, systems)
+            shown = _key_slices(labels, lungs, jcs_findings, m3_findings, systems)
     own, failures = _own_models(whole, lungs, with_lung, systems, watch)
     return Findings(
         jcs=jcs_findings,
@@ -210,8 +210,8 @@ def screen(
     )
 
 
-def _lungs_of(series: Series) -> tuple[Mask, Mask]:
-    """The lungs bool [Z, Y, X] and which slices have some, bool [Z]. Raises NotScreenable, Undecodable."""
+def _lungs_of(series: Series) -> tuple[LabelVolume[np.bool_], Mask]:
+    """The lungs [Z, Y, X] and which slices have some, bool [Z]. Raises NotScreenable, Undecodable."""
     whole = series.whole()
     lungs = find_lungs(whole.hu, whole.geometry)
     with_lung = None if lungs is None else slices_with_lung(lungs, whole.geometry)
@@ -221,7 +221,11 @@ def _lungs_of(series: Series) -> tuple[Mask, Mask]:
 
 
 def _own_models(
-    volume: Volume, lungs: Mask, with_lung: Mask, systems: ScreeningSystems, watch: Stopwatch
+    volume: Volume,
+    lungs: LabelVolume[np.bool_],
+    with_lung: Mask,
+    systems: ScreeningSystems,
+    watch: Stopwatch,
 ) -> tuple[tuple[OwnModelFindings, ...], tuple[OwnModelFailure, ...]]:
     """What the own models say, and which of them could not."""
     findings, failures = [], list(systems.own_model_failures)
@@ -236,19 +240,15 @@ def _own_models(
     return tuple(findings), tuple(failures)
 
 
-def _joined(labels: Labels, lungs: Mask) -> npt.NDArray[np.float64]:
-    """Make the lesions part of the lungs, in place; gives their pixels per slice, float64 [Z]."""
-    pixels = np.zeros(len(labels))
-    for z in np.flatnonzero([plane.any() for plane in labels]):
-        lesion = labels[z] > 0
-        pixels[z] = np.count_nonzero(lesion)
-        lungs[z] |= lesion
-    return pixels
+def _join(lesions: LabelVolume[np.uint16], lungs: LabelVolume[np.bool_]) -> None:
+    """Make the lesions part of the lungs, in place."""
+    for z in lesions.occupied():
+        lungs[z] = lungs[z] | (lesions[z] > 0)
 
 
 def _key_slices(
-    lesion_areas: npt.NDArray[np.float64],
-    lungs: Mask,
+    lesions: LabelVolume[np.uint16],
+    lungs: LabelVolume[np.bool_],
     jcs_findings: JCSFindings,
     m3_findings: M3LungFindings,
     systems: ScreeningSystems,
@@ -258,4 +258,4 @@ def _key_slices(
     jcs_score[jcs_score <= systems.jcs.metadata.thresholds.slice] = 0
     m3_score = (1 - m3_findings.slice_probabilities[:, 0]) * (m3_findings.lesion_probabilities > 0.5)
     ill = m3_score * (m3_findings.label is not PneumoniaClass.HEALTHY)
-    return key_slices(lesion_areas, ill, jcs_score, m3_score, areas(lungs))
+    return key_slices(lesions.areas(), ill, jcs_score, m3_score, lungs.areas())

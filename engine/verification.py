@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from engine.heatmaps import normalised
 from engine.jcs import centre_crop, segment_box
+from engine.label_volume import LabelVolume
 from engine.m3lung import series_box
 from engine.packages import JCSMetadata, M3Metadata
 from engine.recipes import Measure, Tolerance
@@ -79,7 +80,8 @@ def _drawn(size: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
 
 def fixed_crops(graph: str, metadata: JCSMetadata | M3Metadata, size: int = 512) -> npt.NDArray[np.int16]:
     """The fixed slices as screening cuts them for a graph: to the centre, to the lungs' box, or not at all."""
-    hu, lungs = _drawn(size)
+    hu, drawn = _drawn(size)
+    lungs = LabelVolume.of(drawn)
     if isinstance(metadata, M3Metadata):
         box = series_box(lungs, metadata.preprocessing)
     elif graph == "classify":

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from engine.findings import Findings
+from engine.label_volume import LabelVolume
 from engine.volume import Volume
 from reporting.collection import collection_paused
 from reporting.context import ObjectKind, ReportContext, ResultObject
@@ -22,7 +22,12 @@ from reporting.parametric_map import activation_heatmap, location_heatmap, param
 from reporting.pdf_report import encapsulated_pdf
 from reporting.presentation_state import presentation_state
 from reporting.secondary_capture import secondary_captures
-from reporting.segmentation import lesion_segmentation, lung_segmentation, own_segmentation
+from reporting.segmentation import (
+    lesion_segmentation,
+    lung_label_map,
+    lung_segmentation,
+    own_segmentation,
+)
 from reporting.segments import LesionSegment, lesion_segments, segment_map
 from reporting.source_images import SourceImages, source_images
 from reporting.structured_report import enhanced_report, structured_report
@@ -46,8 +51,8 @@ class _Material:
     uids: ResultUids
 
     @cached_property
-    def label_map(self) -> npt.NDArray[np.uint8]:
-        """Segment Number of every voxel, uint8 [Z, Y, X]."""
+    def label_map(self) -> LabelVolume[np.uint8]:
+        """Segment Number of every voxel [Z, Y, X]."""
         return segment_map(self.findings, self.segments)
 
     @cached_property
@@ -69,10 +74,10 @@ class _Material:
         """The UIDs of objects that show the comparison with an earlier study."""
         return compared_uids(self.uids, self.context)
 
-    def mask(self, kind: ObjectKind, number: int) -> npt.NDArray[np.uint8] | None:
+    def mask(self, kind: ObjectKind, number: int) -> LabelVolume[np.uint8] | None:
         """What the `number`th object of a kind has to say of every voxel, where it is a Segmentation."""
         if kind == "lung_seg":
-            return self.findings.lung_mask.view(np.uint8)
+            return lung_label_map(self.findings)
         if kind != "seg":
             return None
         return next((own.label_map for own in self.own_masks if own.number == number), self.label_map)

@@ -44,7 +44,7 @@ class Place:
 def lung_extent(findings: Findings, volume: Volume) -> LungExtent | None:
     """The extent of the lungs; None where none were found."""
     # Every fourth row and column is enough to tell sides and thirds.
-    inside = findings.lung_mask[:, ::_STEP, ::_STEP]
+    inside = np.stack([plane[::_STEP, ::_STEP] for plane in findings.lung_mask])
     ranges = [np.flatnonzero(inside.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
     if len(ranges[0]) == 0:
         return None

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from highdicom.sr import (
     CodedConcept,
     FindingSite,
@@ -26,6 +25,7 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 
 from engine.findings import ClassFinding, Code, Findings, OwnModelFindings
+from engine.label_volume import LabelVolume
 from reporting import codes as coded
 from reporting.equipment import algorithm_content
 from reporting.uids import ResultUids
@@ -58,14 +58,14 @@ class OwnSegmentation:
         return f"seg-{self.own.package.name}"
 
     @property
-    def label_map(self) -> npt.NDArray[np.uint8]:
-        """Segment Number of every voxel, uint8 [Z, Y, X]."""
+    def label_map(self) -> LabelVolume[np.uint8]:
+        """Segment Number of every voxel [Z, Y, X]."""
         assert self.own.labels is not None
         table = np.zeros(len(self.own.classes) + 1, dtype=np.uint8)
         numbers = {segment.finding.which.key: segment.number for segment in self.segments}
         for k, finding in enumerate(self.own.classes, 1):
             table[k] = numbers.get(finding.which.key, 0)
-        return np.asarray(table[self.own.labels], dtype=np.uint8)
+        return self.own.labels.relabelled(table)
 
 
 def own_segmentations(findings: Findings, uids: ResultUids) -> tuple[OwnSegmentation, ...]:

@@ -23,6 +23,7 @@ from engine.findings import (
     PackageReference,
     PneumoniaClass,
 )
+from engine.label_volume import LabelVolume
 from engine.volume import Geometry, SourceSlice, Volume
 from reporting.uids import derived_uid
 
@@ -233,9 +234,9 @@ def _findings(case: PhantomCase, volume: Volume, lungs: Mask, labels: npt.NDArra
     return Findings(
         jcs=_jcs(positive, with_lesion, maps, case.slices),
         m3lung=_m3lung(case, with_lesion, maps),
-        lesion_labels=labels,
+        lesion_labels=LabelVolume.of(labels),
         lesions=lesions,
-        lung_mask=lungs,
+        lung_mask=LabelVolume.of(lungs),
         lesion_volume_ml=lesion_ml,
         lung_volume_ml=lung_ml,
         lung_involvement_percent=100 * lesion_ml / lung_ml,

@@ -232,7 +232,8 @@ def _projections(page: Image.Image, box: _Box, findings: Findings, volume: Volum
         shape = (max(1, round(depth * scale)), max(1, round(across * scale)))
         # The last slice is the highest for an ordinary axial series: it goes on top.
         grey = _windowed(volume.hu.mean(axis=axis)[::-1], shape, (-500.0, 1000.0))
-        lesion = (findings.lesion_labels > 0).mean(axis=axis)[::-1].astype(np.float32)
+        lesion = np.array([(plane > 0).mean(axis=axis - 1) for plane in findings.lesion_labels])
+        lesion = lesion[::-1].astype(np.float32)
         lesion = np.sqrt(lesion / lesion.max()) if lesion.any() else lesion
         place = (box.left + i * (box.width // 2), box.top)
         page.paste(Image.fromarray(_blended(grey, _enlarged(lesion, shape), LESION_COLOR, 0.9)), place)

@@ -6,7 +6,6 @@ Lesions and lungs overlap, and one SEG with overlapping segments is slow to buil
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from highdicom.sr import CodedConcept
@@ -14,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from engine.findings import Findings, PackageReference
+from engine.label_volume import LabelVolume
 from reporting.codes import ABNORMAL_STRUCTURE, ANATOMICAL_STRUCTURE, LESION, LUNG
 from reporting.context import ReportContext
 from reporting.equipment import algorithm_sequence, common_arguments
@@ -33,7 +33,7 @@ _CONTENT_LABELS = {"seg": "AI_LESIONS", "lung_seg": "AI_LUNGS"}
 
 def lesion_segmentation(
     findings: Findings,
-    label_map: npt.NDArray[np.uint8],
+    label_map: LabelVolume[np.uint8],
     sources: SourceImages,
     segments: tuple[LesionSegment, ...],
     uids: ResultUids,
@@ -65,10 +65,15 @@ def lung_segmentation(
     description = _description(
         1, "Lungs", (ANATOMICAL_STRUCTURE, LUNG), findings.m3lung.package, LUNG_COLOR, tracking=tracking
     )
-    mask = findings.lung_mask.view(np.uint8)
+    label_map = lung_label_map(findings)
     return _segmentation(
-        "lung_seg", "AI lungs - NOT VERIFIED", mask, [description], findings, sources, uids, context
+        "lung_seg", "AI lungs - NOT VERIFIED", label_map, [description], findings, sources, uids, context
     )
+
+
+def lung_label_map(findings: Findings) -> LabelVolume[np.uint8]:
+    """The Segment Number of each voxel [Z, Y, X] of the lung SEG: 1 in the lungs."""
+    return findings.lung_mask.relabelled(np.array([0, 1], dtype=np.uint8))
 
 
 def own_segmentation(
@@ -125,7 +130,7 @@ def _description(
 def _segmentation(
     kind: str,
     series_description: str,
-    label_map: npt.NDArray[np.uint8],
+    label_map: LabelVolume[np.uint8],
     descriptions: list[SegmentDescription],
     findings: Findings,
     sources: SourceImages,
@@ -133,7 +138,7 @@ def _segmentation(
     context: ReportContext,
     own_number: int | None = None,
 ) -> Dataset:
-    """A SEG of a label map uint8 [Z, Y, X] in the order of the volume. own_number: of the object of an own model."""
+    """A SEG of a label map [Z, Y, X] in the order of the volume. own_number: of the object of an own model."""
     options = context.options
     form = (
         SegmentationTypeValues.LABELMAP
@@ -142,7 +147,7 @@ def _segmentation(
     )
     dataset = Segmentation(
         source_images=sources.derived_from,
-        pixel_array=sources.as_stored(label_map),
+        pixel_array=sources.labels_as_stored(label_map),
         segmentation_type=form,
         segment_descriptions=descriptions,
         omit_empty_frames=options.omit_empty_frames,

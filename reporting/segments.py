@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.findings import Findings, Lesion
+from engine.label_volume import LabelVolume
 from reporting.uids import ResultUids
 
 
@@ -59,20 +59,9 @@ def _segment(number: int, label: str, lesions: tuple[Lesion, ...], uids: ResultU
     return LesionSegment(number, label, tracking_id, str(uids.tracking("lesion", tracking_id)), lesions)
 
 
-def segment_map(findings: Findings, segments: tuple[LesionSegment, ...]) -> npt.NDArray[np.uint8]:
-    """uint8 [Z, Y, X]: 0 background, else the Segment Number of each voxel."""
+def segment_map(findings: Findings, segments: tuple[LesionSegment, ...]) -> LabelVolume[np.uint8]:
+    """The Segment Number of each voxel [Z, Y, X], 0 in the background."""
     numbers = {lesion.label: segment.number for segment in segments for lesion in segment.lesions}
     table = np.zeros(max(numbers, default=0) + 1, np.uint8)
     table[list(numbers)] = list(numbers.values())
-    plain = np.array_equal(table, np.arange(len(table)))
-    labels = np.zeros(findings.lesion_labels.shape, np.uint8)
-    # Slices without a lesion, mostly the greater part, are never touched: that keeps their memory unused too.
-    for z in slices_with_labels(findings.lesion_labels):
-        labels[z] = findings.lesion_labels[z] if plain else table[findings.lesion_labels[z]]
-    return labels
-
-
-def slices_with_labels(labels: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.intp]:
-    """Indices of the slices of labels [Z, Y, X] that are not 0 everywhere."""
-    # The largest value of a row is found many times faster than whether any value is true.
-    return np.flatnonzero(labels.reshape(len(labels), -1).max(axis=1))
+    return findings.lesion_labels.relabelled(table)

@@ -19,6 +19,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.valuerep import format_number_as_ds
 
+from engine.label_volume import LabelVolume
 from engine.volume import Geometry, SourceSlice, Volume
 from reporting.identity import TYPE_2
 
@@ -82,11 +83,34 @@ class SourceImages:
 
         Frames that are no slice of the volume are 0.
         """
-        if not self.is_multi_frame or self.joined is not None:
+        if self._slice_by_slice:
             return slices
-        frames = np.zeros((self.images[0].NumberOfFrames, *slices.shape[1:]), slices.dtype)
-        frames[[s.frame_number - 1 for s in self.slices if s.frame_number is not None]] = slices
+        frames = np.zeros((self._frame_count, *slices.shape[1:]), slices.dtype)
+        frames[self._frame_indices] = slices
         return frames
+
+    def labels_as_stored(self, labels: LabelVolume[T]) -> npt.NDArray[T]:
+        """As `as_stored` of the whole array, of which only the frames that hold something take memory."""
+        frames = np.zeros((self._frame_count, *labels.shape[1:]), labels.dtype)
+        for z in labels.occupied():
+            frames[self._frame_indices[z]] = labels[z]
+        return frames
+
+    @property
+    def _slice_by_slice(self) -> bool:
+        """`derived_from` has the slices in the order of the volume, and nothing else."""
+        return not self.is_multi_frame or self.joined is not None
+
+    @property
+    def _frame_count(self) -> int:
+        return len(self.slices) if self._slice_by_slice else int(self.images[0].NumberOfFrames)
+
+    @cached_property
+    def _frame_indices(self) -> list[int]:
+        """Where each slice stands in `derived_from`."""
+        if self._slice_by_slice:
+            return list(range(len(self.slices)))
+        return [(s.frame_number or 1) - 1 for s in self.slices]
 
     def name_true_sources(self, dataset: Dataset) -> None:
         """Let an object that was derived from `joined` refer to the instances and frames that exist."""

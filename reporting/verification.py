@@ -15,10 +15,12 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 
+from engine.label_volume import LabelVolume
 from engine.volume import Volume
-from reporting.segments import slices_with_labels
 
 CENTROID_TOLERANCE_MM = 0.5
+SLICES_AT_ONCE = 32
+"""So many slices of the object are held in memory while it is compared."""
 
 _Positions = dict[tuple[str, int | None], npt.NDArray[np.float64]]
 """Where frames lie, by the source instance and frame that they name."""
@@ -28,8 +30,8 @@ class VerificationError(Exception):
     """A Segmentation differs from the mask that it was made of; it must not be sent."""
 
 
-def verify_segmentation(encoded: bytes, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
-    """Raise VerificationError unless the DICOM file holds `label_map` (uint8 [Z, Y, X]) at the volume's place.
+def verify_segmentation(encoded: bytes, label_map: LabelVolume[np.uint8], volume: Volume) -> None:
+    """Raise VerificationError unless the DICOM file holds `label_map` ([Z, Y, X]) at the volume's place.
 
     Every frame is looked up by the source image it names, compared voxel by voxel, and its patient coordinates are
     taken from the object itself, so that a wrong reference and a wrong position are both found.
@@ -40,16 +42,18 @@ def verify_segmentation(encoded: bytes, label_map: npt.NDArray[np.uint8], volume
         raise VerificationError(f"the SEG cannot be read back ({error}); it is not sent") from error
 
 
-def _verify(encoded: bytes, label_map: npt.NDArray[np.uint8], volume: Volume) -> None:
+def _verify(encoded: bytes, label_map: LabelVolume[np.uint8], volume: Volume) -> None:
     segmentation = hd.seg.Segmentation.from_dataset(pydicom.dcmread(io.BytesIO(encoded)), copy=False)
     positions = _positions_by_source(segmentation)
-    with_mask = slices_with_labels(label_map)
+    with_mask = label_map.occupied()
     # A slice that neither the mask nor any frame of the object knows is empty in both.
     named = [z for z, s in enumerate(volume.sources) if (s.sop_instance_uid, s.frame_number) in positions]
     shown = np.union1d(with_mask, np.array(named, dtype=np.intp))
-    stored = _label_map_of(segmentation, volume, shown)
-    # Slice by slice, so that the comparison stays in the processor's cache and copies nothing.
-    wrong = sum(int(np.count_nonzero(mask != label_map[z])) for z, mask in zip(shown, stored, strict=True))
+    wrong = 0
+    for at in range(0, len(shown), SLICES_AT_ONCE):
+        some = shown[at : at + SLICES_AT_ONCE]
+        for z, mask in zip(some, _label_map_of(segmentation, volume, some), strict=True):
+            wrong += int(np.count_nonzero(mask != label_map[z]))
     if wrong:
         raise VerificationError(f"the SEG read back differs from the mask in {wrong} voxels; it is not sent")
     _compare_centroids(segmentation, label_map, with_mask, positions, volume)
@@ -80,7 +84,7 @@ def _label_map_of(
 
 def _compare_centroids(
     segmentation: Dataset,
-    label_map: npt.NDArray[np.uint8],
+    label_map: LabelVolume[np.uint8],
     with_mask: npt.NDArray[np.intp],
     positions: _Positions,
     volume: Volume,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.label_volume import LabelVolume
 from engine.lungs import crop_box, find_lungs, slices_with_lung
 from engine.volume import Geometry
 from training.datasets.items import Item
@@ -65,6 +66,6 @@ class LungBoxes:
             geometry = Geometry(positions, x, y, header.spacing, header.slice_mm)
             lungs = find_lungs(hu, geometry)
             if lungs is None:
-                lungs = np.zeros(hu.shape, dtype=np.bool_)
-            self._found[path] = np.asarray(lungs.any(axis=0)), slices_with_lung(lungs, geometry)
+                lungs = LabelVolume((hu.shape[0], hu.shape[1], hu.shape[2]), np.bool_)
+            self._found[path] = lungs.shadow(), slices_with_lung(lungs, geometry)
         return self._found[path]

@@ -9,7 +9,8 @@ import numpy as np
 
 from engine.errors import RunnerFailed
 from engine.jcs import centre_crop
-from engine.lungs import Box, Mask, volume_box
+from engine.label_volume import LabelVolume
+from engine.lungs import Box, volume_box
 from engine.own_model.contract import OwnModelMetadata
 from engine.own_model.sampling import Axis, at_places, spaced, stretched
 from engine.volume import Geometry
@@ -31,7 +32,10 @@ class Grid:
 
 
 def slice_grid(
-    metadata: OwnModelMetadata, geometry: Geometry, shape: tuple[int, int, int], lungs: Mask
+    metadata: OwnModelMetadata,
+    geometry: Geometry,
+    shape: tuple[int, int, int],
+    lungs: LabelVolume[np.bool_],
 ) -> Grid:
     """The samples within each slice. Raises RunnerFailed where the series cannot be brought into that form."""
     box = _box(metadata, shape, lungs)
@@ -42,13 +46,16 @@ def slice_grid(
 
 
 def volume_grid(
-    metadata: OwnModelMetadata, geometry: Geometry, shape: tuple[int, int, int], lungs: Mask
+    metadata: OwnModelMetadata,
+    geometry: Geometry,
+    shape: tuple[int, int, int],
+    lungs: LabelVolume[np.bool_],
 ) -> Grid:
     """The samples of a volume network. Raises RunnerFailed where the series cannot be brought into that form."""
     box = _box(metadata, shape, lungs)
     first, end = 0, shape[0]
-    if metadata.preprocessing.crop == "lungs" and lungs.any():
-        with_lung = np.flatnonzero(lungs.any(axis=(1, 2)))
+    with_lung = lungs.occupied()
+    if metadata.preprocessing.crop == "lungs" and len(with_lung):
         first, end = int(with_lung[0]), int(with_lung[-1]) + 1
     turned_slices, *turned = _turned(metadata, geometry)
     slices = _slice_axis(metadata, geometry, first, end, turned_slices)
@@ -56,7 +63,7 @@ def volume_grid(
     return _checked(Grid(slices, rows, columns), metadata)
 
 
-def _box(metadata: OwnModelMetadata, shape: tuple[int, int, int], lungs: Mask) -> Box:
+def _box(metadata: OwnModelMetadata, shape: tuple[int, int, int], lungs: LabelVolume[np.bool_]) -> Box:
     pre, whole = metadata.preprocessing, (0, 0, shape[1], shape[2])
     if pre.crop == "centre":
         return centre_crop((shape[1], shape[2]), pre.crop_fraction)

@@ -14,6 +14,7 @@ import yaml
 
 from engine.errors import PackageInvalid, RunnerFailed
 from engine.findings import OwnModelFindings
+from engine.label_volume import LabelVolume
 from engine.own_model.contract import GRAPH, OwnModelMetadata
 from engine.own_model.screening import OwnModelSystem, screen_with
 from engine.own_model.trial import series_of
@@ -87,9 +88,9 @@ def try_out(folder: Path) -> OwnModelFindings:
     options = RunnerOptions(precision="f32", threads=1, batch=2)
     system = OwnModelSystem(package, package.metadata, OpenVINORunner(package, options), options.batch)
     volume = _made_up()
-    everywhere = np.ones(volume.shape, dtype=bool)
+    everywhere = LabelVolume.of(np.ones(volume.shape, dtype=bool))
     try:
-        return screen_with(system, volume, everywhere, everywhere[:, 0, 0])
+        return screen_with(system, volume, everywhere, everywhere.areas() > 0)
     except RunnerFailed as error:
         raise RunnerFailed(f"the network does not do what its description says: {error}") from error
     finally:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from engine.errors import RunnerFailed
 from engine.findings import ClassFinding, OwnModelFindings
+from engine.label_volume import LabelVolume
 from engine.lesions import key_slices
-from engine.lungs import Mask, lung_volume_ml
+from engine.lungs import Mask, volume_ml
 from engine.own_model.contract import GRAPH, OwnModelMetadata
 from engine.own_model.deciding import Scores, labels_of, patient_classes, rule_words
 from engine.own_model.grids import Grid, slice_grid, volume_grid
@@ -77,17 +78,19 @@ def _filled(hu: npt.NDArray[np.floating], batch: int | None) -> npt.NDArray[np.f
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What the network said. slice_scores: [Z, C] and which slices it saw; labels: uint8 [Z, Y, X]."""
+    """What the network said. slice_scores: [Z, C] and which slices it saw; labels: [Z, Y, X]."""
 
     scores: Scores
     slice_scores: Scores | None = None
-    labels: npt.NDArray[np.uint8] | None = None
+    labels: LabelVolume[np.uint8] | None = None
 
 
-def screen_with(system: OwnModelSystem, volume: Volume, lungs: Mask, with_lung: Mask) -> OwnModelFindings:
+def screen_with(
+    system: OwnModelSystem, volume: Volume, lungs: LabelVolume[np.bool_], with_lung: Mask
+) -> OwnModelFindings:
     """Run an own model on a volume.
 
-    lungs: bool [Z, Y, X]; with_lung: bool [Z], the slices that show enough of them. Raises RunnerFailed, its message
+    lungs: [Z, Y, X]; with_lung: bool [Z], the slices that show enough of them. Raises RunnerFailed, its message
     naming the package, where the graph fails or gives what its metadata do not say.
     """
     metadata = system.metadata
@@ -105,7 +108,7 @@ def screen_with(system: OwnModelSystem, volume: Volume, lungs: Mask, with_lung: 
         classes = patient_classes(seen.scores, metadata)
     else:
         if metadata.postprocessing.within == "lungs":
-            seen.labels[~lungs] = 0
+            _keep_within(seen.labels, lungs)
         classes = _measured(seen.labels, metadata, volume, lungs)
     return OwnModelFindings(
         package=system.package.reference,
@@ -119,14 +122,20 @@ def screen_with(system: OwnModelSystem, volume: Volume, lungs: Mask, with_lung: 
     )
 
 
-def _slices(system: OwnModelSystem, volume: Volume, lungs: Mask, with_lung: Mask) -> _Seen:
+def _keep_within(labels: LabelVolume[np.uint8], lungs: LabelVolume[np.bool_]) -> None:
+    """Take out what is not in the lungs, in place."""
+    for z in labels.occupied():
+        labels[z] = labels[z] * lungs[z]
+
+
+def _slices(system: OwnModelSystem, volume: Volume, lungs: LabelVolume[np.bool_], with_lung: Mask) -> _Seen:
     metadata = system.metadata
     grid = slice_grid(metadata, volume.geometry, volume.shape, lungs)
     wanted = (
         np.flatnonzero(with_lung) if metadata.preprocessing.slices == "lungs" else np.arange(len(volume.hu))
     )
     scores = np.zeros((len(volume.hu), metadata.channels), dtype=np.float32)
-    labels = np.zeros(volume.shape, dtype=np.uint8) if metadata.task == "segmentation" else None
+    labels = LabelVolume(volume.shape, np.uint8) if metadata.task == "segmentation" else None
 
     def each(batches: Iterable[npt.NDArray[np.intp]]) -> Iterator[Scores]:
         return system.scores_each(stacked(volume.hu, slices, grid, metadata) for slices in batches)
@@ -136,9 +145,8 @@ def _slices(system: OwnModelSystem, volume: Volume, lungs: Mask, with_lung: Mask
             scores[slices] = given
             continue
         scores[slices] = given.max(axis=(2, 3))
-        rows, columns = _covered(grid)
-        placed = labels_of(np.moveaxis(_in_slices(given, grid), 1, 0), metadata)
-        labels[slices[:, None, None], rows, columns] = placed
+        for z, plane in zip(slices, _in_slices(given, grid), strict=True):
+            labels[z] = _whole_plane(labels_of(plane, metadata), grid, volume.shape)
     return _Seen(scores[wanted], scores, labels)
 
 
@@ -148,13 +156,16 @@ def _in_slices(scores: Scores, grid: Grid) -> Scores:
     return np.asarray(returned(rows, grid.columns, scores.ndim - 1), dtype=np.float32)
 
 
-def _covered(grid: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Index arrays of the rows and columns that the grid covers, to be used together."""
-    rows, columns = grid.rows.covered, grid.columns.covered
-    return np.arange(rows.start, rows.stop)[:, None], np.arange(columns.start, columns.stop)[None]
+def _whole_plane(
+    labels: npt.NDArray[np.uint8], grid: Grid, shape: tuple[int, int, int]
+) -> npt.NDArray[np.uint8]:
+    """Labels of the rows and columns that the grid covers in their slice [Y, X]."""
+    plane = np.zeros(shape[1:], dtype=np.uint8)
+    plane[grid.rows.covered, grid.columns.covered] = labels
+    return plane
 
 
-def _volume(system: OwnModelSystem, volume: Volume, lungs: Mask) -> _Seen:
+def _volume(system: OwnModelSystem, volume: Volume, lungs: LabelVolume[np.bool_]) -> _Seen:
     metadata = system.metadata
     grid = volume_grid(metadata, volume.geometry, volume.shape, lungs)
     hu = volume_sampled(volume.hu, grid)
@@ -187,36 +198,41 @@ def _patched(system: OwnModelSystem, hu: npt.NDArray[np.floating]) -> Scores:
 
 def _volume_labels(
     dense: Scores, grid: Grid, shape: tuple[int, int, int], metadata: OwnModelMetadata
-) -> npt.NDArray[np.uint8]:
-    """uint8 [Z, Y, X] from scores [C, D, H, W] on the grid, slice by slice."""
-    labels = np.zeros(shape, dtype=np.uint8)
+) -> LabelVolume[np.uint8]:
+    """Labels [Z, Y, X] from scores [C, D, H, W] on the grid, slice by slice."""
+    labels = LabelVolume(shape, np.uint8)
     assert grid.slices is not None
     covered = grid.slices.covered
-    rows, columns = _covered(grid)
     for z, at in zip(range(covered.start, covered.stop), grid.slices.of_voxels(), strict=True):
         lower = int(at)
         upper, share = min(lower + 1, dense.shape[1] - 1), np.float32(at - lower)
         plane = dense[:, lower] + (dense[:, upper] - dense[:, lower]) * share
-        labels[z, rows, columns] = labels_of(_in_slices(plane, grid), metadata)
+        labels[z] = _whole_plane(labels_of(_in_slices(plane, grid), metadata), grid, shape)
     return labels
 
 
 def _measured(
-    labels: npt.NDArray[np.uint8], metadata: OwnModelMetadata, volume: Volume, lungs: Mask
+    labels: LabelVolume[np.uint8], metadata: OwnModelMetadata, volume: Volume, lungs: LabelVolume[np.bool_]
 ) -> tuple[ClassFinding, ...]:
     """Volume, share of the lungs and mean HU of each class."""
-    lung_ml = lung_volume_ml(lungs, volume.geometry)
+    count = len(metadata.model_classes) + 1
+    pixels, in_lungs, hu_sums = np.zeros((3, len(labels), count))
+    for z in labels.occupied():
+        plane = labels[z]
+        pixels[z] = np.bincount(plane.ravel(), minlength=count)
+        in_lungs[z] = np.bincount(plane[lungs[z]], minlength=count)
+        hu_sums[z] = np.bincount(plane.ravel(), volume.hu[z].ravel(), minlength=count)
+    lung_ml = volume_ml(lungs.areas(), volume.geometry)
     findings = []
     for k, which in enumerate(metadata.model_classes, 1):
-        mask = labels == k
-        ml = lung_volume_ml(mask, volume.geometry)
+        ml = volume_ml(pixels[:, k], volume.geometry)
         findings.append(
             ClassFinding(
                 which,
                 ml > metadata.postprocessing.minimum_ml,
                 volume_ml=ml,
-                lung_percent=100 * lung_volume_ml(mask & lungs, volume.geometry) / lung_ml,
-                mean_hu=float(volume.hu[mask].mean()) if ml else None,
+                lung_percent=100 * volume_ml(in_lungs[:, k], volume.geometry) / lung_ml,
+                mean_hu=float(hu_sums[:, k].sum() / pixels[:, k].sum()) if ml else None,
             )
         )
     return tuple(findings)
@@ -226,10 +242,10 @@ def _of_classes(scores: Scores, metadata: OwnModelMetadata) -> Scores:
     return scores[:, [entry.channel for entry in metadata.classes]]
 
 
-def _key_slices(seen: _Seen, metadata: OwnModelMetadata, lungs: Mask) -> tuple[int, ...]:
-    lung_areas = np.count_nonzero(lungs, axis=(1, 2)).astype(np.float64)
+def _key_slices(seen: _Seen, metadata: OwnModelMetadata, lungs: LabelVolume[np.bool_]) -> tuple[int, ...]:
+    lung_areas = lungs.areas()
     if seen.labels is not None:
-        return key_slices(np.count_nonzero(seen.labels, axis=(1, 2)).astype(np.float64), lung_areas)
+        return key_slices(seen.labels.areas(), lung_areas)
     if seen.slice_scores is None:
         return key_slices(lung_areas)
     return key_slices(_of_classes(seen.slice_scores, metadata).max(axis=1).astype(np.float64), lung_areas)

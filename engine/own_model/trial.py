@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.uid import CTImageStorage
 
+from engine.label_volume import LabelVolume
 from engine.own_model.contract import OwnModelMetadata
 from engine.own_model.grids import slice_grid, volume_grid
 from engine.own_model.patches import patch_places
@@ -33,7 +34,7 @@ def trial_tensor(hu: npt.NDArray[np.int16], metadata: OwnModelMetadata) -> dict[
     Raises RunnerFailed where these slices cannot be brought into the form that the model wants.
     """
     volume = series_of(hu)
-    everywhere = np.ones(volume.shape, dtype=bool)
+    everywhere = LabelVolume.of(np.ones(volume.shape, dtype=bool))
     if metadata.is_volume:
         grid = volume_grid(metadata, volume.geometry, volume.shape, everywhere)
         view = volume_sampled(volume.hu, grid)

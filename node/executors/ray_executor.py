@@ -38,11 +38,8 @@ from engine.screening import open_systems, screen
 from engine.series_choice import SeriesRules
 from engine.volume import Series, Volume
 from node.executors.shipping import (
-    ShippedFindings,
     ShippedPackage,
-    packed_findings,
     packed_package,
-    unpacked_findings,
     unpacked_package,
     without_headers,
 )
@@ -101,9 +98,9 @@ class ScreeningActor:
         """Answers once the engines are open."""
         return Equipment(self._systems.packages, dict(self._systems.descriptions))
 
-    def screen(self, volume: Volume, rules: SeriesRules) -> ShippedFindings:
+    def screen(self, volume: Volume, rules: SeriesRules) -> Findings:
         """`engine.screening.screen`. Raises what that raises."""
-        return packed_findings(screen(volume, self._systems, rules))
+        return screen(volume, self._systems, rules)
 
 
 class RayExecutor:
@@ -165,7 +162,7 @@ class RayExecutor:
             raise RunnerFailed(f"Ray: {type(error).__name__}: {error}") from None
         while True:
             try:
-                answer: ShippedFindings = ray.get(actor.screen.remote(shipped, rules))
+                findings: Findings = ray.get(actor.screen.remote(shipped, rules))
             except RayTaskError as error:
                 self._give_back(actor)
                 raise _cause(error) from None
@@ -180,7 +177,6 @@ class RayExecutor:
                 raise RunnerFailed(f"Ray: {type(error).__name__}: {error}") from None
             else:
                 self._give_back(actor)
-                findings = unpacked_findings(answer)
                 overhead = clock() - begin - sum(findings.timings_s.values())
                 return replace(findings, timings_s=findings.timings_s | {"transfer": overhead})
 

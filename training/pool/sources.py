@@ -162,7 +162,7 @@ def _case(
     lungs = find_lungs(hu, geometry)
     if lungs is None:
         raise ValueError(f"no lungs found in {name}")
-    return Case(name, disease, hu, lungs, infected, spacing)
+    return Case(name, disease, hu, lungs.whole(), infected, spacing)
 
 
 def _with_table(hu: npt.NDArray[np.int16], folder: Path) -> npt.NDArray[np.int16]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from engine.findings import MAP_GRID
 from engine.heatmaps import normalised, placed
 from engine.jcs import centre_crop
+from engine.label_volume import LabelVolume
 from engine.lesions import key_slices, label_lesions
 
 
@@ -23,7 +24,7 @@ def test_lesions_are_numbered_by_volume_and_measured(volume_of) -> None:
     mask[0, 0, 0:2] = True  # 2 voxels of 1.5 x 1.5 x 5 = 22.5 mm3: too small
     hu = np.full(mask.shape, -800)
     hu[5:10, 20:31, 20:26] = -300
-    labels, lesions = label_lesions(mask, volume_of(hu))
+    labels, lesions = label_lesions(LabelVolume.of(mask), volume_of(hu))
     assert [lesion.label for lesion in lesions] == [1, 2]
     assert (labels == 1).sum() == 201
     assert labels[9, 30, 25] == 1
@@ -43,13 +44,13 @@ def test_volumes_follow_uneven_gaps(volume_of) -> None:
     volume = replace(volume, geometry=replace(volume.geometry, positions=positions))
     mask = np.zeros((4, 20, 20), dtype=bool)
     mask[2:4, 0:10, 0:10] = True
-    _, lesions = label_lesions(mask, volume)
+    _, lesions = label_lesions(LabelVolume.of(mask), volume)
     assert lesions[0].volume_ml == pytest.approx(100 * 2.25 * (6 + 10) / 1000)
     assert lesions[0].centroid[2] == pytest.approx((4 * 6 + 14 * 10) / 16)
 
 
 def test_no_mask_no_lesions(volume_of) -> None:
-    labels, lesions = label_lesions(np.zeros((3, 8, 8), dtype=bool), volume_of(np.zeros((3, 8, 8))))
+    labels, lesions = label_lesions(LabelVolume((3, 8, 8), np.bool_), volume_of(np.zeros((3, 8, 8))))
     assert lesions == ()
     assert labels.dtype == np.uint16
 

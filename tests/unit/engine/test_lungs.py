@@ -13,9 +13,9 @@ from engine.lungs import (
     crop_box,
     find_lungs,
     in_pixels,
-    lung_volume_ml,
     slices_with_lung,
     volume_box,
+    volume_ml,
     window,
 )
 
@@ -85,7 +85,7 @@ def test_lungs_of_a_phantom(chest_of, volume_of) -> None:
     truth = (volume.hu > -920) & (volume.hu < -780)
     assert lungs is not None
     assert 2 * (lungs & truth).sum() / (lungs.sum() + truth.sum()) > 0.95
-    assert lung_volume_ml(lungs, volume.geometry) == pytest.approx(
+    assert volume_ml(lungs.areas(), volume.geometry) == pytest.approx(
         truth.sum() * 1.5 * 1.5 * 5 / 1000, rel=0.08
     )
     top, left, bottom, right = volume_box(lungs, margin=0)  # type: ignore[misc]
@@ -139,7 +139,7 @@ def test_lungs_of_real_series(real_data: Path, case: str, litres: tuple[float, f
     volume = load_series((real_data / "ct" / case).iterdir())
     lungs = find_lungs(volume.hu, volume.geometry)
     assert lungs is not None
-    assert litres[0] < lung_volume_ml(lungs, volume.geometry) / 1000 < litres[1]
+    assert litres[0] < volume_ml(lungs.areas(), volume.geometry) / 1000 < litres[1]
     assert np.median(volume.hu[lungs]) < -700
     first, last = np.flatnonzero(slices_with_lung(lungs, volume.geometry))[[0, -1]]
     assert slices_with_lung(lungs, volume.geometry)[first : last + 1].all()

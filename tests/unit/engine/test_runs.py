@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from engine.runs import connected, runs_of
+from engine.label_volume import LabelVolume
+from engine.runs import connected, labelled, runs_of
 
 
 @settings(max_examples=80, deadline=None)
@@ -19,22 +20,24 @@ from engine.runs import connected, runs_of
 def test_parts_are_those_of_the_26_neighbourhood(seed: int, shape: tuple[int, ...], share: float) -> None:
     mask = np.random.default_rng(seed).random(shape) < share
     mask.flat[seed % mask.size] = True
-    runs = runs_of(mask)
+    runs = runs_of(LabelVolume.of(mask))
     of_run, count = connected(runs)
     expected, parts = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     found = np.zeros(shape, dtype=int)
     found[mask] = np.repeat(of_run + 1, runs.lengths)
     assert count == parts
     assert len(np.unique(np.stack([found[mask], expected[mask]]), axis=1).T) == parts
+    np.testing.assert_array_equal(labelled(runs, of_run + 1, shape), found)
+    np.testing.assert_array_equal(labelled(runs, of_run, shape), np.where(mask, found - 1, 0))
 
 
 def test_places_centres_and_sums() -> None:
     mask = np.zeros((2, 3, 6), dtype=bool)
     mask[0, 1, 2:5] = mask[1, 2, 5] = mask[1, 0, 0] = True
     values = np.arange(mask.size, dtype=np.int16).reshape(mask.shape)
-    runs = runs_of(mask, origin=(10, 20, 30))
-    np.testing.assert_array_equal(runs.centres, [[10, 21, 33], [11, 20, 30], [11, 22, 35]])
+    runs = runs_of(LabelVolume.of(mask))
+    np.testing.assert_array_equal(runs.centres, [[0, 1, 3], [1, 0, 0], [1, 2, 5]])
     np.testing.assert_array_equal(runs.lengths, [3, 1, 1])
     np.testing.assert_array_equal(runs.sums(values[mask]), [8 + 9 + 10, 18, 35])
     last = runs.taken(np.array([2]))
-    assert (last.z[0], last.y[0], last.x[0]) == (11, 22, 35)
+    assert (last.z[0], last.y[0], last.x[0]) == (1, 2, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from PIL import Image
 
 from engine.findings import Findings
+from engine.label_volume import LabelVolume
 from engine.volume import Volume
 from node.slice_pictures import NoPictures, read_index, read_picture, write_pictures
+from reporting import OBJECT_KINDS, ReportContext, build
 from reporting.phantom_case import PhantomCase, make_case
+from reporting.rendering import render_overview
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +73,18 @@ def test_what_is_not_there_is_said_so(file: Path, tmp_path: Path) -> None:
     with pytest.raises(NoPictures):
         read_index(tmp_path / "broken.zip")
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_no_object_or_picture_makes_the_whole_mask(
+    case: tuple[Findings, Volume], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: LabelVolume) -> np.ndarray:
+        raise AssertionError("the whole array was asked for")
+
+    findings, volume = case
+    monkeypatch.setattr(LabelVolume, "whole", refuse)
+    context = ReportContext(datetime(2026, 1, 2), settings_hash="5" * 64, software_version="0.1.0")
+    kinds = [result.kind for result in build(findings, volume, context, OBJECT_KINDS)]
+    assert set(kinds) == set(OBJECT_KINDS)
+    write_pictures(tmp_path / "pictures.zip", volume, findings)
+    render_overview(findings, volume)

@@ -13,6 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from engine.findings import Findings
+from engine.label_volume import LabelVolume
 from engine.volume import Volume
 from reporting import ReportContext, ReportOptions, ResultObject, VerificationError, build
 from reporting.phantom_case import PhantomCase, make_case
@@ -152,7 +153,7 @@ def split_in_two(findings: Findings, volume: Volume) -> tuple[Findings, Volume]:
 def test_verification_finds_a_wrong_mask(spoil: str, context: ReportContext) -> None:
     findings, volume = make_case(PhantomCase())
     (seg,) = build(findings, volume, context, ("seg",))
-    wrong = findings.lesion_labels.astype(np.uint8).copy()
+    wrong = np.asarray(findings.lesion_labels, dtype=np.uint8)
     if spoil == "mirrored":
         wrong = wrong[:, :, ::-1]
     elif spoil == "one slice off":
@@ -160,7 +161,12 @@ def test_verification_finds_a_wrong_mask(spoil: str, context: ReportContext) -> 
     else:
         wrong[0, 0, 0] = 1
     with pytest.raises(VerificationError, match="differs from the mask"):
-        verify_segmentation(seg.encoded, wrong, volume)
+        verify_segmentation(seg.encoded, LabelVolume.of(wrong), volume)
+
+
+def bytes_of(findings: Findings) -> LabelVolume:
+    """The lesions by their numbers."""
+    return findings.lesion_labels.relabelled(np.arange(256, dtype=np.uint8))
 
 
 def test_verification_finds_a_wrong_place(context: ReportContext) -> None:
@@ -168,16 +174,14 @@ def test_verification_finds_a_wrong_place(context: ReportContext) -> None:
     (seg,) = build(findings, volume, context, ("seg",))
     moved = dataclasses.replace(volume.geometry, positions=volume.geometry.positions + np.array([0, 0, 2]))
     with pytest.raises(VerificationError, match=r"2\.0 mm from its place"):
-        verify_segmentation(
-            seg.encoded, findings.lesion_labels.astype(np.uint8), dataclasses.replace(volume, geometry=moved)
-        )
+        verify_segmentation(seg.encoded, bytes_of(findings), dataclasses.replace(volume, geometry=moved))
 
 
 def test_verification_finds_an_unreadable_segmentation(context: ReportContext) -> None:
     findings, volume = make_case(PhantomCase())
     (sr,) = build(findings, volume, context, ("sr",))
     with pytest.raises(VerificationError, match="cannot be read back"):
-        verify_segmentation(sr.encoded, findings.lesion_labels.astype(np.uint8), volume)
+        verify_segmentation(sr.encoded, bytes_of(findings), volume)
 
 
 def test_viewers_find_source_series_and_images(case, context: ReportContext, reread) -> None:

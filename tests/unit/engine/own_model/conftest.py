@@ -12,6 +12,7 @@ from pydicom.uid import CTImageStorage
 from tiny_own_models import dense_lung, write_own_package
 
 from engine.findings import OwnModelFindings
+from engine.label_volume import LabelVolume
 from engine.own_model.contract import OwnModelMetadata
 from engine.own_model.screening import OwnModelSystem, screen_with
 from engine.packages import read_package
@@ -73,6 +74,7 @@ def say(opened: Callable[..., OwnModelSystem]) -> Say:
 
     def run(volume: Volume, graph: bytes, batch: int = 5, **changes: Any) -> OwnModelFindings:
         lungs = np.ones(volume.shape, dtype=bool)
-        return screen_with(opened(graph, batch, **changes), volume, lungs, lungs.any(axis=(1, 2)))
+        mask = LabelVolume.of(lungs)
+        return screen_with(opened(graph, batch, **changes), volume, mask, lungs.any(axis=(1, 2)))
 
     return run

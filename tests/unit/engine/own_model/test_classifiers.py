@@ -133,12 +133,13 @@ def test_hounsfield_units_as_whole_numbers(brightening: Volume, say) -> None:
 
 
 def test_slices_without_lung_are_not_given_to_the_network(brightening: Volume, opened) -> None:
+    from engine.label_volume import LabelVolume
     from engine.own_model.screening import screen_with
 
     lungs = np.zeros(brightening.shape, dtype=bool)
     lungs[2:5] = True
     system = opened(mean_score("N", 1, "H", "W"), network_data_format=FORM)
-    findings = screen_with(system, brightening, lungs, lungs.any(axis=(1, 2)))
+    findings = screen_with(system, brightening, LabelVolume.of(lungs), lungs.any(axis=(1, 2)))
     assert findings.slice_scores[:, 0] == pytest.approx([0, 0, 0.2, 0.3, 0.4, 0, 0, 0, 0, 0], abs=1e-6)
     assert findings.classes[0].score == pytest.approx(0.4)
 

@@ -195,12 +195,13 @@ def test_labels_instead_of_scores(block: Volume, say) -> None:
 
 
 def test_what_lies_outside_of_the_lungs_may_be_dropped_and_small_findings_too(block: Volume, opened) -> None:
+    from engine.label_volume import LabelVolume
     from engine.own_model.screening import screen_with
 
     lungs = np.zeros(block.shape, dtype=bool)
     lungs[4:12] = True
     system = opened(identity("N", 1, "H", "W"), postprocessing={"within": "lungs", "minimum_ml": BLOCK_ML})
-    findings = screen_with(system, block, lungs, lungs.any(axis=(1, 2)))
+    findings = screen_with(system, block, LabelVolume.of(lungs), lungs.any(axis=(1, 2)))
     assert np.array_equal(findings.labels == 1, (block.hu > -650) & lungs)
     assert findings.classes[0].volume_ml == pytest.approx(BLOCK_ML / 2)
     assert not findings.classes[0].found
