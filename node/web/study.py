@@ -10,16 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from node.audit import Action, Event
-from node.slice_pictures import (
-    LAYERS,
-    MEDIA_TYPES,
-    NAME,
-    Layer,
-    NoPictures,
-    PictureIndex,
-    read_index,
-    read_picture,
-)
+from node.slice_pictures import NAME, NoPictures, PictureIndex, media_type, read_index, read_picture
 from node.web.identity import identity_of
 from node.web.site import Visit
 from node.web.verdict import study_verdict
@@ -119,17 +110,17 @@ def show(visit: Visit) -> Response:
 def show_picture(visit: Visit) -> Response:
     """One slice: the CT, or what is laid over it. 404 where the layer has nothing there."""
     layer, z = visit.parameter("layer"), visit.request.path_params["z"]
-    wanted: list[Layer] = [known for known in LAYERS if known == layer]
+    kind = media_type(layer)
     try:
         with visit.site.database.read() as session:
             row = overview.study_row(session, visit.parameter("uid"))
             folder = overview.newest_result_folder(session, row.study_id)
-        if folder is None or not wanted:
+        if folder is None or kind is None:
             return Response(status_code=404)
-        content = read_picture(visit.site.files / f"{folder}/{NAME}", wanted[0], z)
+        content = read_picture(visit.site.files / f"{folder}/{NAME}", layer, z)
     except (UnknownStudy, NoPictures):
         return Response(status_code=404)
-    return Response(content, media_type=MEDIA_TYPES[wanted[0]], headers={"Cache-Control": PICTURE_AGE})
+    return Response(content, media_type=kind, headers={"Cache-Control": PICTURE_AGE})
 
 
 def ask(visit: Visit) -> Response:

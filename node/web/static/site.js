@@ -34,7 +34,7 @@ function showSlices(root) {
   const layers = [...root.querySelectorAll(".layer")].map((image) => ({
     image,
     name: image.dataset.layer,
-    shown: new Set(root.dataset[image.dataset.layer].split(" ").filter(Boolean).map(Number)),
+    shown: new Set(image.dataset.shown.split(" ").filter(Boolean).map(Number)),
     toggle: root.querySelector(`[data-toggle="${image.dataset.layer}"]`),
   }));
   const address = (layer, z) => `${base}/${layer}/${z}?v=${version}`;

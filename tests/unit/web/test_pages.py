@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy.exc import OperationalError
 
+from node.slice_pictures import INDEX, NAME
 from node.web.identity import identity_of
-from store import engines, receipts
+from store import engines, overview, receipts
 from store.database import Database
 from store.engines import EngineNews
 from store.states import StudyState
@@ -254,3 +257,30 @@ def test_an_image_that_could_not_be_read_is_looked_at_again(tmp_path: Path) -> N
     image.save_as(file, enforce_file_format=True)
     found = identity_of(file)
     assert found is not None and found.name == "Doe Jane"
+
+
+def test_an_own_models_mask_is_a_layer_with_its_colour_and_meaning(admin: object, node: object) -> None:
+    uid = node.studies["ill"]
+    with node.database.read() as session:
+        folder = overview.newest_result_folder(session, overview.study_row(session, uid).study_id)
+    file = node.configuration.storage.path / folder / NAME
+    before = file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    index = json.loads(entries[INDEX])
+    index["shown"]["own0-1"] = [3]
+    index["own"] = [
+        {"layer": "own0-1", "model": "Ward model", "meaning": "Pleural effusion", "color": "#5a8ce6"}
+    ]
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in (entries | {INDEX: json.dumps(index), "own0-1/00003": b"a PNG"}).items():
+            archive.writestr(name, content)
+    try:
+        page = admin.get(f"/studies/{uid}")
+        answer = admin.client.get(f"/studies/{uid}/slices/own0-1/3")
+    finally:
+        file.write_bytes(before)
+    assert '<img class="layer" data-layer="own0-1" data-shown="3"' in page
+    assert 'stroke="#5a8ce6"' in page and "Pleural effusion" in page and "Ward model" in page
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/png")
+    assert admin.client.get(f"/studies/{uid}/slices/index.json/3").status_code == 404
