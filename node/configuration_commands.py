@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from node.command_options import ConfigOption, JsonOption, read_configuration, say
+
+if TYPE_CHECKING:
+    from node.configuration import Configuration
 
 config = typer.Typer(no_args_is_help=True, help="The configuration.")
 
@@ -16,27 +21,43 @@ def add_configuration_commands(app: typer.Typer) -> None:
 
 @config.command("check")
 def config_check(configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Say whether the configuration can be used, model packages included.
+    """Say whether the configuration can be used: model packages, certificates and templates included.
 
     [bold]Example:[/bold] lungnode config check --config config.yaml
     """
     from engine.packages import read_package
+    from node.configuration_files import check_files
 
     settings = read_configuration(configuration)
+    check_files(settings)
     packages = [read_package(path) for path in settings.models]
-    listener = settings.listener
     lines = [
-        f"listener {listener.ae_title} on {listener.host}:{listener.port}",
+        *_addresses(settings),
         f"storage {settings.storage.path}",
         *(
             f"destination {d.name}: {d.ae_title} at {d.host}:{d.port}: {', '.join(d.objects)}"
             for d in settings.destinations
         ),
+        *(f"destination {d.name}: {d.url}: {', '.join(d.objects)}" for d in settings.stow_destinations),
         *(f"model {p.metadata.name} {p.metadata.version} ({p.metadata.system}), {p.path}" for p in packages),
+        "nobody was asked whether he answers: lungnode destinations echo",
         "the configuration is right",
     ]
     answer = {"right": True, "packages": [f"{p.metadata.name} {p.metadata.version}" for p in packages]}
     say("\n".join(lines), answer, as_json)
+
+
+def _addresses(settings: Configuration) -> list[str]:
+    """Where the node listens; the first line is the DICOM listener's."""
+    listener, stow, web = settings.listener, settings.stow_listener, settings.web
+    lines = [f"listener {listener.ae_title} on {listener.host}:{listener.port}"]
+    if listener.tls is not None:
+        lines[0] += " with TLS"
+    if stow is not None:
+        lines.append(f"STOW-RS on {stow.host}:{stow.port}")
+    if web.enabled:
+        lines.append(f"page on {web.host}:{web.port}")
+    return lines
 
 
 @config.command("show")

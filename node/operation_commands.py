@@ -33,7 +33,7 @@ def destinations_list(configuration: ConfigOption = None, as_json: JsonOption = 
 
     settings = read_configuration(configuration)
     with opened(settings) as database, database.read() as session:
-        rows = destination_standings(session, [d.name for d in settings.destinations])
+        rows = destination_standings(session, list(settings.destination_objects))
     words = [
         f"{r.name}: {r.pending} waiting ({r.retrying} failed before), {r.delivered} delivered, {r.refused} refused"
         + (f"; {r.last_error}" if r.last_error else "")
@@ -56,9 +56,13 @@ def destinations_echo(
 
     settings = read_configuration(configuration)
     chosen = [d for d in settings.destinations if name in ("", d.name)]
+    if name in {d.name for d in settings.stow_destinations}:
+        raise CommandError(
+            f"{name} is a DICOMweb server, which has no C-ECHO; see lungnode destinations list"
+        )
     if not chosen:
         known = ", ".join(d.name for d in settings.destinations) or "none is configured"
-        raise CommandError(f"{name or 'nothing'} is no destination; known: {known}")
+        raise CommandError(f"{name or 'nothing'} is no destination that C-ECHO asks; known: {known}")
     answers = []
     for one in chosen:
         try:
@@ -132,7 +136,7 @@ def db_backup(
 @web.command("token")
 def web_token(
     name: Annotated[str, typer.Argument(help="Who it is for.")],
-    role: Annotated[str, typer.Option(help="viewer or admin")] = "viewer",
+    role: Annotated[str, typer.Option(help="viewer: looks; admin: also acts and sees names.")] = "viewer",
     as_json: JsonOption = False,
 ) -> None:
     """Make a token to log in to the page, and the line for the configuration. The token is shown only now.

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -40,6 +41,9 @@ STEADY_SECONDS = 60.0
 """A part that ran this long before it died begins with the short waiting time again."""
 
 HANG_LOOK_SECONDS = 5.0
+STORE_SECONDS, STORE_LOOK_SECONDS = 75.0, 2.0
+"""A service waits so long for its database server: systemd gives up after five failed starts in five minutes, and these
+take longer."""
 
 READY = "ready"
 
@@ -83,6 +87,27 @@ def prepare(configuration: Configuration, *, screens: bool = True) -> None:
         log.info("database upgraded", before=before, after=after)
 
 
+def prepare_patiently(
+    configuration: Configuration,
+    *,
+    screens: bool = True,
+    seconds: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """As `prepare`, asking a store that does not answer again for so many seconds. Raises as `prepare` does."""
+    deadline = clock() + seconds
+    while True:
+        try:
+            prepare(configuration, screens=screens)
+            return
+        except StoreUnreachable as error:
+            if clock() >= deadline:
+                raise
+            log.warning("waiting for the store", why=str(error))
+        pause(STORE_LOOK_SECONDS)
+
+
 def _check_packages(configuration: Configuration) -> None:
     from engine.packages import read_package  # a listener is a third smaller without it
 
@@ -100,8 +125,10 @@ def _try_to_write(folder: Path) -> None:
 def run_part(name: str, configuration: Configuration, reread: Reread) -> None:
     """Run one part in this process until SIGTERM or SIGINT; SIGHUP rereads the configuration."""
     configure_logs(configuration.log, name)
-    prepare(configuration, screens=name == "worker")
-    part = ReloadablePart(name, PARTS[name], configuration, reread, this_service(), lambda: log.info("ready"))
+    manager = this_service()
+    patience = STORE_SECONDS if manager.present else 0.0
+    prepare_patiently(configuration, screens=name == "worker", seconds=patience)
+    part = ReloadablePart(name, PARTS[name], configuration, reread, manager, lambda: log.info("ready"))
     with on_signals(part, interruptible=True):
         part.run()
 

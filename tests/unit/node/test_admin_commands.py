@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from node.backup import backup_store
 from node.cli import app
 from node.command_options import CommandError, since
+from node.configuration import ConfigurationError
 from node.stand_in_pacs import free_port
 from node.web.access import token_digest
 from store import ledger
@@ -116,6 +117,28 @@ def test_a_right_configuration_is_said_so(run) -> None:  # type: ignore[no-untyp
     code, output = run("config", "check")
     assert code == 0 and output.endswith("the configuration is right\n")
     assert json.loads(run("config", "check", "--json")[1])["right"] is True
+
+
+def test_what_the_configuration_names_is_looked_at(run, config: Path) -> None:  # type: ignore[no-untyped-def]
+    settings = yaml.safe_load(config.read_text())
+    (config.parent / "letter.txt").write_text("dear colleague,\n{% if %}")
+    settings["listener"] = {"tls": {"certificate": "none.pem", "key": "none.key"}}
+    settings["notifications"] = {"template": "letter.txt"}
+    config.write_text(yaml.safe_dump(settings))
+    refused = CliRunner().invoke(app, ["config", "check", "--config", str(config)]).exception
+    assert isinstance(refused, ConfigurationError)
+    tls, template = str(refused).splitlines()
+    assert tls.startswith("listener.tls: TLS certificate") and str(config.parent / "none.pem") in tls
+    assert template.startswith("notifications.template: ") and "letter.txt, line 2" in template
+
+
+def test_destinations_by_dicomweb_are_listed_and_not_echoed(run, config: Path) -> None:  # type: ignore[no-untyped-def]
+    settings = yaml.safe_load(config.read_text())
+    settings["stow_destinations"] = [{"name": "cloud", "url": "https://cloud.example.org/dicom-web"}]
+    config.write_text(yaml.safe_dump(settings))
+    assert "cloud" in [d["name"] for d in json.loads(run("destinations", "list", "--json")[1])]
+    refused = CliRunner().invoke(app, ["destinations", "echo", "cloud", "--config", str(config)]).exception
+    assert isinstance(refused, CommandError) and "which has no C-ECHO" in str(refused)
 
 
 def test_secrets_are_not_shown(run, config: Path) -> None:  # type: ignore[no-untyped-def]

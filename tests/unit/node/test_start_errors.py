@@ -15,6 +15,8 @@ from tiny_packages import SYSTEMS, write_package
 
 from engine.errors import DeviceLost
 from node import cli
+from node import serve as node_serve
+from node.configuration import Configuration
 from node.stand_in_pacs import free_port
 from store.migrations import upgrade
 
@@ -85,10 +87,24 @@ def test_a_store_that_is_none(serve: Serve, tmp_path: Path) -> None:
     assert code == cli.EX_CONFIG and "text.db cannot be used: file is not a database" in line
 
 
-def test_a_database_server_that_is_away_is_tried_again(serve: Serve) -> None:
+def test_a_database_server_that_is_away_is_tried_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_serve, "STORE_SECONDS", 0.0)
     url = f"postgresql+psycopg://node:hush@127.0.0.1:{free_port()}/lungnode"
     code, line = serve("delivery", database={"url": url})
     assert code == cli.EX_TEMPFAIL and "that its server runs" in line and "hush" not in line
+
+
+def test_a_database_server_that_starts_later_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([node_serve.StoreUnreachable("connection refused")] * 2 + [None])
+    pauses: list[float] = []
+
+    def prepare(_configuration: Configuration, *, screens: bool) -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    monkeypatch.setattr(node_serve, "prepare", prepare)
+    node_serve.prepare_patiently(Configuration(), seconds=60, clock=lambda: 0.0, pause=pauses.append)
+    assert pauses == [node_serve.STORE_LOOK_SECONDS] * 2
 
 
 def test_a_gpu_that_is_absent(serve: Serve) -> None:
