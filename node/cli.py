@@ -140,9 +140,20 @@ _PASSING = frozenset({"ClusterAway", "DeviceLost", "StoreUnreachable"})
 """Those of them with which a service is to be started again."""
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"lungnode {version('lungnode')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Which version this is.")
+    ] = False,
 ) -> None:
     """Options of every command; `main` has taken --debug out before."""
 
@@ -165,5 +176,5 @@ def _mount_training(name: str, help_: str) -> None:
 
 _mount_training("train", "Train a network of JCS or M3Lung-Sys.")
 _mount_training("evaluate", "Evaluate model packages on a data set.")
-_mount_training("package", "Turn a training output into a model package.")
+_mount_training("package", "Turn a training output, or a network of your own, into a model package.")
 _mount_training("datasets", "List and check data sets for training.")

@@ -25,6 +25,7 @@ ConfigOption = Annotated[
         help="Configuration file; config.yaml of this folder where there is one, else the defaults.",
     ),
 ]
+UIDArgument = Annotated[str, typer.Argument(help="Its Study Instance UID, see `lungnode studies list`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -11,7 +11,9 @@ from node.command_options import ConfigOption, JsonOption, read_configuration, s
 if TYPE_CHECKING:
     from node.configuration import Configuration
 
-config = typer.Typer(no_args_is_help=True, help="The configuration.")
+config = typer.Typer(
+    no_args_is_help=True, help="The configuration: whether it is right, and what is in force."
+)
 
 
 def add_configuration_commands(app: typer.Typer) -> None:

@@ -10,7 +10,14 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from node.command_options import CommandError, ConfigOption, JsonOption, read_configuration, since
+from node.command_options import (
+    CommandError,
+    ConfigOption,
+    JsonOption,
+    UIDArgument,
+    read_configuration,
+    since,
+)
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -56,7 +63,7 @@ def studies_list(
     changed_since: Annotated[
         str, typer.Option("--since", help="Only studies that changed since then: 90m, 12h, 1d, 2026-01-31.")
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="No more than so many.")] = 50,
     as_json: JsonOption = False,
 ) -> None:
     """List studies, newest change first.
@@ -73,7 +80,7 @@ def studies_list(
     _show(configuration, lambda store: study_list(store, states, limit, start, found), as_json)
 
 
-def studies_show(uid: str, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+def studies_show(uid: UIDArgument, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
     """One study: state, verdicts, series and where each object went.
 
     [bold]Example:[/bold] lungnode studies show 1.2.840.113619.2.5
@@ -83,7 +90,7 @@ def studies_show(uid: str, configuration: ConfigOption = None, as_json: JsonOpti
     _show(configuration, lambda store: study_details(store, uid), as_json)
 
 
-def studies_why(uid: str, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+def studies_why(uid: UIDArgument, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
     """The whole history of one study, in words.
 
     [bold]Example:[/bold] lungnode studies why 1.2.840.113619.2.5

@@ -25,7 +25,9 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Folder of DICOM files to send; a simulated phantom where left out.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("demo-output"),
+    out: Annotated[Path, typer.Option(help="Where the picture and the result objects go.")] = Path(
+        "demo-output"
+    ),
     slices: Annotated[int, typer.Option(min=60, max=1000, help="Slices of the phantom.")] = 300,
     model: Annotated[
         list[Path] | None,
@@ -35,7 +37,7 @@ def demo(
 ) -> None:
     """Show the whole path on this machine: node and PACS on loopback, one study through both.
 
-    [bold]Example:[/bold] lungnode demo --data ../shared/data/ct/covid-1
+    [bold]Example:[/bold] lungnode demo --data ct/
     """
     from rich.console import Console
 
@@ -48,7 +50,7 @@ def demo(
 
 def send(
     folder: Annotated[Path, typer.Argument(help="Folder of DICOM files, searched through.")],
-    to: Annotated[str, typer.Option(help="AE@HOST:PORT")],
+    to: Annotated[str, typer.Option(help="Whom to: AE@HOST:PORT.")],
     calling: Annotated[str, typer.Option(help="Our AE title.")] = "LUNGNODE-SEND",
     as_json: JsonOption = False,
 ) -> None:

@@ -11,9 +11,11 @@ import typer
 from node.command_options import CommandError, ConfigOption, JsonOption, read_configuration, say
 
 destinations = typer.Typer(no_args_is_help=True, help="Who gets the results, and whether they answer.")
-packages = typer.Typer(no_args_is_help=True, help="The model packages.")
+packages = typer.Typer(
+    no_args_is_help=True, help="The model packages: which there are, and whether they are whole."
+)
 db = typer.Typer(no_args_is_help=True, help="The study-state store: upgrade and backup.")
-web = typer.Typer(no_args_is_help=True, help="The page.")
+web = typer.Typer(no_args_is_help=True, help="The page for people: tokens to log in with.")
 
 
 def add_operation_commands(app: typer.Typer) -> None:

@@ -23,7 +23,9 @@ def serve(
         str, typer.Option(help="Run one part in the foreground: listener, worker, delivery or web.")
     ] = "",
 ) -> None:
-    """Run the node in the foreground: listener, worker, delivery. SIGTERM stops it cleanly, SIGHUP rereads the file.
+    """Run the node in the foreground: listener, worker, delivery, and the page where web.enabled is set.
+
+    SIGTERM stops it cleanly, SIGHUP rereads the configuration and the certificates that it names.
 
     [bold]Example:[/bold] lungnode serve --config config.yaml
     """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.command_options import ConfigOption, JsonOption, read_configuration, say
+from node.command_options import ConfigOption, JsonOption, UIDArgument, read_configuration, say
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -26,7 +26,7 @@ def add_study_commands(studies: typer.Typer) -> None:
         studies.command()(command)
 
 
-def retry(uid: str, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+def retry(uid: UIDArgument, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Try a failed or skipped study again, from where it failed.
 
     [bold]Example:[/bold] lungnode studies retry 1.2.840.113619.2.5
@@ -36,7 +36,7 @@ def retry(uid: str, configuration: ConfigOption = None, as_json: JsonOption = Fa
     _change(configuration, uid, as_json, lambda s, u, who, now: admin.retry(s, u, who=who, now=now), "retry")
 
 
-def rescreen(uid: str, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+def rescreen(uid: UIDArgument, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Screen a study again, with the model packages and settings of now.
 
     [bold]Example:[/bold] lungnode studies rescreen 1.2.840.113619.2.5
@@ -48,7 +48,7 @@ def rescreen(uid: str, configuration: ConfigOption = None, as_json: JsonOption =
     )
 
 
-def resend(uid: str, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+def resend(uid: UIDArgument, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Send all results of a study to their destinations again.
 
     [bold]Example:[/bold] lungnode studies resend 1.2.840.113619.2.5
@@ -61,7 +61,7 @@ def resend(uid: str, configuration: ConfigOption = None, as_json: JsonOption = F
 
 
 def skip(
-    uid: str,
+    uid: UIDArgument,
     why: Annotated[str, typer.Option(help="Why; it goes into the study's history.")] = "",
     configuration: ConfigOption = None,
     as_json: JsonOption = False,

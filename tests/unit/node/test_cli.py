@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,10 @@ def test_help_imports_nothing_heavy() -> None:
 def test_screening_imports_no_torch(configured: Path) -> None:
     code = "import sys, node.casework, node.parts, node.serve, node.worker, node.demo; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_version_is_told(run: Run) -> None:
+    assert run("--version") == (0, f"lungnode {version('lungnode')}\n", "")
 
 
 def test_config_check_says_what_is_in_force(run: Run, configured: Path) -> None:
