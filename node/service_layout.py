@@ -68,7 +68,7 @@ def _install(layout: Layout, program: Path) -> list[str]:
         file.chmod(0o640)
         said.append(f"configuration {layout.configuration}: written, look through it")
     settings = load_configuration(file)
-    place = Place(program, layout.configuration, _outside(settings, layout.state))
+    place = Place(program, layout.configuration, folders_outside(settings, layout.state))
     for name, content in units_to_write(shipped_units(), place, for_user=layout.for_user).items():
         target = layout.real(layout.units) / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +100,7 @@ def new_configuration(state: Path) -> str:
         "  path: var  ": f"  path: {state}  ",
         "url: sqlite:///var/lungnode.db": f"url: sqlite:///{state}/lungnode.db",
         "file: var/audit.log": f"file: {state}/audit.log",
+        "engine_cache: trt_engines/cache": f"engine_cache: {state}/engines",
         "  - models/": f"  - {shipped('models')}/",
     }
     text = shipped("config.yaml").read_text()
@@ -111,7 +112,7 @@ def new_configuration(state: Path) -> str:
     return text
 
 
-def _outside(settings: Configuration, state: Path) -> tuple[Path, ...]:
+def folders_outside(settings: Configuration, state: Path) -> tuple[Path, ...]:
     """Folders that are written and are not below the state folder."""
     written = {settings.storage.path}
     url = make_url(settings.database.url)
@@ -119,6 +120,8 @@ def _outside(settings: Configuration, state: Path) -> tuple[Path, ...]:
         written.add(Path(url.database).parent)
     if settings.audit.file is not None:
         written.add(settings.audit.file.parent)
+    if settings.screening.built_engines or settings.screening.device == "tensorrt":
+        written.add(settings.screening.engine_cache)
     return tuple(sorted(path for path in written if not path.is_relative_to(state)))
 
 
@@ -128,5 +131,9 @@ def run_program(*command: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     except FileNotFoundError:
         raise CommandError(f"{command[0]} is not there: this machine has no systemd") from None
+    except subprocess.TimeoutExpired:
+        raise CommandError(
+            f"{' '.join(command)}: has not ended after two minutes; see journalctl -xe"
+        ) from None
     if done.returncode != 0:
         raise CommandError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
