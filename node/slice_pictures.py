@@ -23,7 +23,8 @@ from scipy import ndimage
 
 from engine.findings import Findings
 from engine.volume import Volume
-from reporting.presentation_state import JCS_COLOR, LUNG_WINDOW, M3LUNG_COLOR
+from reporting.lung_window import LUNG_WINDOW
+from reporting.presentation_state import JCS_COLOR, M3LUNG_COLOR
 from reporting.rendering import orientation_letters
 from reporting.segmentation import LESION_COLOR
 

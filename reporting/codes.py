@@ -86,7 +86,7 @@ LOCATION = _private("LOCATION", "Lesion location map value")
 CLASSES = {
     PneumoniaClass.HEALTHY: _private("NO-PNEUMONIA", "No pneumonia"),
     PneumoniaClass.COVID19: _snomed("840539006", "COVID-19"),
-    PneumoniaClass.H1N1: _snomed("442696006", "Influenza A virus subtype H1N1"),
+    PneumoniaClass.H1N1: _snomed("442696006", "Influenza caused by Influenza A virus subtype H1N1"),
     PneumoniaClass.CAP: _snomed("385093006", "Community acquired pneumonia"),
 }
 """What M3Lung-Sys's classes are called in the report."""

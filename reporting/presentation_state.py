@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from highdicom import ModalityLUTTransformation
 from highdicom.color import CIELabColor
 from highdicom.pr import (
     AnnotationUnitsValues,
     GraphicAnnotation,
     GraphicLayer,
     GrayscaleSoftcopyPresentationState,
-    SoftcopyVOILUTTransformation,
     TextJustificationValues,
     TextObject,
 )
@@ -29,6 +27,7 @@ from engine.volume import Volume
 from reporting.context import ReportContext
 from reporting.contours import Contour, SimplifiedContours, iso_contours, within_point_limit
 from reporting.equipment import common_arguments
+from reporting.lung_window import lung_windows, modality_lut
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids
 from reporting.wording import (
@@ -44,9 +43,6 @@ DESCRIPTION = "AI heatmap contours - NOT VERIFIED"
 
 LEVELS = (0.5, 0.75)
 """The contours stand for half and three quarters of a map's maximum."""
-
-LUNG_WINDOW = (-600.0, 1500.0)
-"""Centre and width in HU. Without a window a viewer may show the whole range of values, which is grey soup."""
 
 JCS_COLOR = (255, 120, 0)
 M3LUNG_COLOR = (0, 200, 255)
@@ -81,15 +77,14 @@ def presentation_state(
     text = _text(findings, simplification)
     texts = [_text_annotation(text, text_layer, group) for group in _text_groups(sources)]
     contours = [annotation for layer in layers for annotation in _contour_annotations(layer, sources)]
-    center, width = LUNG_WINDOW
     dataset = GrayscaleSoftcopyPresentationState(
         referenced_images=sources.images,
         content_label="AI_HEATMAP",
         content_description=DESCRIPTION,
         graphic_annotations=texts,
         graphic_layers=[text_layer, *(layer.layer for layer in layers if layer.contours)],
-        modality_lut_transformation=_modality_lut(volume),
-        voi_lut_transformations=[SoftcopyVOILUTTransformation([center], [width], ["LUNG"])],
+        modality_lut_transformation=modality_lut(volume),
+        voi_lut_transformations=lung_windows(volume, sources),
         **common_arguments("gsps", DESCRIPTION, findings, uids, context),
     )
     dataset.GraphicAnnotationSequence.extend(contours)
@@ -174,28 +169,3 @@ def _polyline(contour: Contour) -> Dataset:
     count = DataElement(_NUMBER_OF_POINTS, "US", len(contour.points))
     data = DataElement(_GRAPHIC_DATA, "FL", points, already_converted=True)
     return Dataset({**_CLOSED_POLYLINE, _NUMBER_OF_POINTS: count, _GRAPHIC_DATA: data})
-
-
-def _modality_lut(volume: Volume) -> ModalityLUTTransformation | None:
-    """Stored values to HU, where all slices share one line; a presentation state has room for one only."""
-    rescales = {_rescale(volume, z) for z in range(len(volume.sources))}
-    if len(rescales) != 1 or None in rescales:
-        return None
-    intercept, slope = rescales.pop() or (0.0, 1.0)
-    return ModalityLUTTransformation(rescale_intercept=intercept, rescale_slope=slope, rescale_type="HU")
-
-
-def _rescale(volume: Volume, z: int) -> tuple[float, float] | None:
-    """(intercept, slope) of one slice, None where its header has none."""
-    header, frame = volume.header_of(z), volume.sources[z].frame_number
-    if frame is not None:
-        groups = [*header.get("SharedFunctionalGroupsSequence", ())]
-        groups += [*header.get("PerFrameFunctionalGroupsSequence", ())][frame - 1 : frame]
-        found = [
-            g.PixelValueTransformationSequence[0] for g in groups if "PixelValueTransformationSequence" in g
-        ]
-        if found:
-            header = found[0]
-    if "RescaleIntercept" not in header or "RescaleSlope" not in header:
-        return None
-    return float(header.RescaleIntercept), float(header.RescaleSlope)

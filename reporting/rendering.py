@@ -16,7 +16,8 @@ from scipy import ndimage
 from engine.findings import Findings, PneumoniaClass
 from engine.volume import Geometry, Volume
 from reporting.contours import iso_contours
-from reporting.presentation_state import JCS_COLOR, LEVELS, LUNG_WINDOW, M3LUNG_COLOR
+from reporting.lung_window import LUNG_WINDOW
+from reporting.presentation_state import JCS_COLOR, LEVELS, M3LUNG_COLOR
 from reporting.priors import PriorComparison
 from reporting.segmentation import LESION_COLOR
 from reporting.wording import (

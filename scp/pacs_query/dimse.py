@@ -74,6 +74,8 @@ class DimseSource:
     def studies_of(self, patient_id: str) -> tuple[StudyStatement, ...]:
         """The studies with CT of a patient id (PS3.4 C.6.2.1)."""
         keys = Dataset()
+        if not patient_id.isascii():
+            keys.SpecificCharacterSet = "ISO_IR 192"  # without one, letters would go as ?, which matches any
         keys.QueryRetrieveLevel = "STUDY"
         keys.PatientID = patient_id
         keys.ModalitiesInStudy = "CT"

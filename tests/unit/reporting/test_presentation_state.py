@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from copy import deepcopy
 
 import numpy as np
+import pytest
 
 from engine.findings import PneumoniaClass
 from reporting import ReportContext, build
@@ -109,8 +111,30 @@ def test_too_many_points_are_simplified_and_the_text_says_so(context: ReportCont
     assert re.search(r"Contours simplified to [\d.]+ pixels", text_of(dataset))
 
 
-def test_mixed_rescale_leaves_the_modality_lut_out(context: ReportContext, reread) -> None:
-    findings, volume = make_case(PhantomCase())
-    volume.headers[2].RescaleSlope = 2
+@pytest.mark.parametrize("multi_frame", [False, True])
+def test_slices_of_different_rescale_have_the_same_window_in_their_own_values(
+    multi_frame: bool, context: ReportContext, reread
+) -> None:
+    findings, volume = make_case(PhantomCase(multi_frame=multi_frame))
+    if multi_frame:
+        header = volume.headers[0]
+        shared = header.SharedFunctionalGroupsSequence[0].pop("PixelValueTransformationSequence")
+        for number, frame in enumerate(header.PerFrameFunctionalGroupsSequence, 1):
+            transformation = deepcopy(shared.value[0])
+            if number == volume.sources[2].frame_number:
+                transformation.RescaleIntercept, transformation.RescaleSlope = -1000, 2
+            frame.PixelValueTransformationSequence = [transformation]
+    else:
+        volume.headers[2].RescaleIntercept, volume.headers[2].RescaleSlope = -1000, 2
     (gsps,) = build(findings, volume, context, ("gsps",))
-    assert "RescaleSlope" not in reread(gsps)
+    dataset = reread(gsps)
+    assert "RescaleSlope" not in dataset, "a state has room for one line only"
+    windows = {}
+    for item in dataset.SoftcopyVOILUTSequence:
+        for reference in item.ReferencedImageSequence:
+            frames = reference.get("ReferencedFrameNumber")
+            for frame in [frames] if frames is None or isinstance(frames, int) else frames:
+                windows[reference.ReferencedSOPInstanceUID, frame] = (item.WindowCenter, item.WindowWidth)
+    assert [windows[s.sop_instance_uid, s.frame_number] for s in volume.sources] == [
+        (200, 750) if z == 2 else (424, 1500) for z in range(len(volume.sources))
+    ]
