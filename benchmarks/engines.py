@@ -1,13 +1,14 @@
 """Speed of the engines: the papers' networks at full size with random weights, and studies with `lungnode screen`.
 
-    make bench                       on 16 slices of each network, about ten minutes on two quiet cores
+    make bench                       on 16 slices of each network, about twelve minutes on two quiet cores
     make bench SLICES=300            on all slices of a study, hours in eager PyTorch
 
 The work of the networks is linear in the slices (the patient network apart, which gets 300 in any case), so fewer are
 scaled to a study of 300, and the table says so. Studies are run whole with the compact packages; with full-size
 networks on 75 slices, the fewest that are screened. All backends are measured in one run, round by round in turn, so
-that a busy moment meets all of them: medians, and ratios to the same networks in eager PyTorch (float32 on the CPU,
-half and channels-last on a GPU). The tables are written into docs/performance.md between two marks.
+that a busy moment meets all of them: medians, and ratios to the same networks in eager PyTorch (float32 on the CPU, in
+fewer rounds, as it takes most of the time; half and channels-last on a GPU). The roofline says how much of what the
+processor multiplies at most is reached. The tables are written into docs/performance.md between two marks.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import pydicom
 import torch
 import yaml
 from random_packages import graphs_of, packages
+from roofline import attainable, multiply_adds
 
 from engine.errors import EngineError
 from engine.packages import ModelPackage
@@ -93,6 +95,10 @@ Measured = list[tuple[Work, dict[str, Timed]]]
 """Every work with what each backend took for it."""
 
 _LOOK_SECONDS = 0.05
+_WARM_UP = 2
+"""Slices that a backend of the CPU is warmed up with; on a GPU all, as what is recorded there is for one shape."""
+
+_EAGER_ROUNDS = 2
 EAGER, EAGER_GPU = "PyTorch eager f32", "GPU: PyTorch eager f16"
 
 
@@ -182,19 +188,26 @@ def measured(found: dict[str, Call], work: Work, slices: int, rounds: int) -> di
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
     for round_ in range(rounds + 1):
         for name, call in found.items():
-            wall = processor = 0.0
-            for part in work.parts:
-                count = max(part.least, min(part.whole, slices))
-                inputs = part.inputs(count)
-                start, busy = time.perf_counter(), time.process_time()
-                call(part.graph, inputs)
-                scale = part.whole / count
-                wall += (time.perf_counter() - start) * scale
-                processor += (time.process_time() - busy) * scale
+            if name == EAGER and round_ > _EAGER_ROUNDS:
+                continue
+            pair = _timed(call, work, slices if round_ or name.startswith("GPU") else _WARM_UP)
             if round_:
-                seconds[name].append((wall, processor))
-            print(f"  {work.name}: {name}: round {round_}: {wall:.1f} s", file=sys.stderr, flush=True)
+                seconds[name].append(pair)
+            print(f"  {work.name}: {name}: round {round_}: {pair[0]:.1f} s", file=sys.stderr, flush=True)
     return {name: Timed(*zip(*pairs, strict=True)) for name, pairs in seconds.items()}
+
+
+def _timed(call: Call, work: Work, slices: int) -> tuple[float, float]:
+    """Seconds of wall clock and processor of a work, measured on so many slices and scaled to a study."""
+    wall = processor = 0.0
+    for part in work.parts:
+        count = max(part.least, min(part.whole, slices))
+        inputs = part.inputs(count)
+        start, busy = time.perf_counter(), time.process_time()
+        call(part.graph, inputs)
+        wall += (time.perf_counter() - start) * part.whole / count
+        processor += (time.process_time() - busy) * part.whole / count
+    return wall, processor
 
 
 def measured_networks(arguments: argparse.Namespace, work_folder: Path) -> Measured:
@@ -208,6 +221,26 @@ def measured_networks(arguments: argparse.Namespace, work_folder: Path) -> Measu
         calls = dict(candidates(found[work.system], arguments.size, options, arguments.int8))
         results.append((work, measured(calls, work, arguments.slices, arguments.rounds)))
     return results
+
+
+def roofline_rows(arguments: argparse.Namespace, work_folder: Path, results: Measured) -> list[str]:
+    """What every work multiplies, what that takes at least on this processor, and what it took."""
+    precision, peak = attainable(arguments.threads or len(os.sched_getaffinity(0)))
+    found = packages(arguments.size, work_folder)
+    rows = []
+    for work, timed in results:
+        needed = 0.0
+        for part in work.parts:
+            given = part.inputs(part.least)
+            shapes = [next(iter(inputs.values())).shape for inputs in given]
+            adds = sum(multiply_adds(found[work.system], part.graph, shape) for shape in shapes)
+            needed += adds * part.whole / part.least
+        took = timed[f"OpenVINO {precision}"].median
+        rows.append(
+            f"| {work.name} | {needed / 1000:.2f} | {peak:.0f} in {precision} | {needed / peak:.1f} | {took:.1f} "
+            f"| {needed / peak / took:.0%} |"
+        )
+    return rows
 
 
 def aim_rows(results: Measured) -> list[str]:
@@ -357,8 +390,9 @@ def report(arguments: argparse.Namespace) -> str:
     )
     head = (
         f"{date.today():%-d %B %Y}, {machine()}. {STUDY} slices of 512 x 512{scaled}; medians of {arguments.rounds} "
-        f"rounds, batches of {arguments.batch}; {arguments.size} size, random weights. Seconds; x is against eager "
-        "PyTorch (float32, aim >= 8; on a GPU half and channels-last, aim >= 2) in the same run."
+        f"rounds (eager PyTorch: {min(_EAGER_ROUNDS, arguments.rounds)}), batches of {arguments.batch} or what the "
+        f"runner makes of them; {arguments.size} size, random weights. Seconds; x is against eager PyTorch (float32, "
+        "aim >= 8; on a GPU half and channels-last, aim >= 2) in the same run."
     )
     arguments.work = arguments.work.resolve()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -367,6 +401,10 @@ def report(arguments: argparse.Namespace) -> str:
     tables = [
         ("| networks | aim, two cores with AMX | here | aim, H200-class GPU | here |", aim_rows(results)),
         ("| networks | backend | s | spread | processor s | against eager |", network_rows(results)),
+        (
+            "| networks | multiply-adds, 10^12 | a plain convolution, 10^9 a second | at least s | took s | reached |",
+            roofline_rows(arguments, arguments.work, results),
+        ),
     ]
     if studies:
         columns = (
