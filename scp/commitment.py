@@ -10,22 +10,28 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import structlog
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as Items
 from pynetdicom import build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 from sqlalchemy.exc import SQLAlchemyError
 
 from engine.headers import MALFORMED
+from scp.commitment_content import (
+    STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT_INSTANCE,
+    Judgement,
+    RequestRefused,
+    event_information,
+    judge,
+    parse_request,
+)
 from scp.contexts import TRANSFER_SYNTAXES
-from scp.instances import valid_uid
 from scp.peer import Peer, Timeouts
 from scp.requesting import NoAssociation, associate, released
 from scp.services import FurtherService, Handler
@@ -38,38 +44,9 @@ from store.receipts import Peer as Sender
 
 LOGGER = structlog.get_logger(__name__)
 
-STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
-STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
-REQUEST_COMMITMENT = 1
-ALL_COMMITTED, SOME_FAILED = 1, 2
-"""Event type IDs (PS3.4 J.3.3.1)."""
-NO_SUCH_INSTANCE, CLASS_CONFLICT, PROCESSING_FAILURE = 0x0112, 0x0119, 0x0110
-"""Failure Reason (PS3.3 C.14.1.1)."""
-
 SAME_ASSOCIATION = timedelta(seconds=90)
 """How long the report of a request is left to its own association before a new one is made: longer than the answer to
 it may take there, else the sender would get two reports. Where that association ends a new one is made at once."""
-MAX_REFERENCES = 100_000
-
-
-class RequestRefused(Exception):
-    """An N-ACTION that cannot be taken; `status` is the answer (PS3.7 C)."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the node commits to. Pairs of SOP Class UID and SOP Instance UID; failed with its reason."""
-
-    committed: tuple[tuple[str, str], ...]
-    failed: tuple[tuple[str, str, int], ...]
-
-    @property
-    def event_type(self) -> int:
-        return SOME_FAILED if self.failed else ALL_COMMITTED
 
 
 def commitment_context() -> PresentationContext:
@@ -78,57 +55,6 @@ def commitment_context() -> PresentationContext:
     context.scu_role = True
     context.scp_role = True
     return context
-
-
-def parse_request(action: int, information: Dataset) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Transaction UID and references of an N-ACTION (PS3.4 table J.3-1). Raises RequestRefused."""
-    if action != REQUEST_COMMITMENT:
-        raise RequestRefused(0x0123, f"no such action: {action}")
-    transaction = str(information.get("TransactionUID") or "")
-    if not valid_uid(transaction):
-        raise RequestRefused(0x0115, "Transaction UID is no valid UID")
-    items = information.get("ReferencedSOPSequence") or ()
-    pairs = tuple(
-        (str(i.get("ReferencedSOPClassUID") or ""), str(i.get("ReferencedSOPInstanceUID") or ""))
-        for i in items
-    )
-    if not pairs:
-        raise RequestRefused(0x0120, "Referenced SOP Sequence is missing or empty")
-    if len(pairs) > MAX_REFERENCES or not all(valid_uid(uid) for pair in pairs for uid in pair):
-        raise RequestRefused(0x0115, "Referenced SOP Sequence holds what is no valid UID")
-    return transaction, pairs
-
-
-def judge(
-    references: Sequence[tuple[str, str]],
-    held: Mapping[str, HeldInstance],
-    size_on_disk: Callable[[HeldInstance], int | None],
-) -> Judgement:
-    """Commit to what the store names and the disk holds in full. Pure but for `size_on_disk`, None for no file."""
-    committed: list[tuple[str, str]] = []
-    failed: list[tuple[str, str, int]] = []
-    for sop_class, uid in references:
-        instance = held.get(uid)
-        if instance is None:
-            failed.append((sop_class, uid, NO_SUCH_INSTANCE))
-        elif instance.sop_class_uid != sop_class:
-            failed.append((sop_class, uid, CLASS_CONFLICT))
-        elif (size_on_disk(instance) or 0) < instance.size:
-            failed.append((sop_class, uid, PROCESSING_FAILURE))
-        else:
-            committed.append((sop_class, uid))
-    return Judgement(tuple(committed), tuple(failed))
-
-
-def event_information(transaction_uid: str, judgement: Judgement) -> Dataset:
-    """Event information of the report (PS3.4 table J.3-2)."""
-    information = Dataset()
-    information.TransactionUID = transaction_uid
-    if judgement.committed:
-        information.ReferencedSOPSequence = Items([_item(*pair) for pair in judgement.committed])
-    if judgement.failed:
-        information.FailedSOPSequence = Items([_item(*failure) for failure in judgement.failed])
-    return information
 
 
 class CommitmentService:
@@ -325,12 +251,3 @@ def _send(association: Association, transaction_uid: str, judgement: Judgement) 
     if status.get("Status") != 0x0000:
         return f"answered 0x{status.Status:04X}" if "Status" in status else "no answer"
     return None
-
-
-def _item(sop_class: str, sop_instance: str, reason: int | None = None) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = sop_class
-    item.ReferencedSOPInstanceUID = sop_instance
-    if reason is not None:
-        item.FailureReason = reason
-    return item

@@ -13,21 +13,22 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dsutils import decode
 from pynetdicom.presentation import build_context
 
 from engine.headers import MALFORMED
+from scp.commitment_content import (
+    REQUEST_COMMITMENT,
+    STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT_INSTANCE,
+    action_information,
+)
 from scp.pacs_query.dimse import DimseSource
 from scp.pacs_query.source import FetchedInstance, legible
 from scp.peer import Peer, Timeouts
 from scp.requesting import AssociationRejected, NoAssociation, NothingAccepted, associate, released
-
-STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
-STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
-_REQUEST_COMMITMENT = 1
 
 FAILURE_REASONS = {
     0x0110: "processing failure",
@@ -140,8 +141,8 @@ def request_commitment(
             associate(peer, calling_ae_title, contexts, timeouts.network, handlers=handlers)
         ) as association:
             status, _ = association.send_n_action(
-                _action(transaction_uid, references),
-                _REQUEST_COMMITMENT,
+                action_information(transaction_uid, references),
+                REQUEST_COMMITMENT,
                 STORAGE_COMMITMENT,
                 STORAGE_COMMITMENT_INSTANCE,
             )
@@ -234,17 +235,3 @@ def altered(ours: Dataset, theirs: Dataset, *, recompressed: bool = False) -> st
 def differently_compressed(ours: UID, theirs: UID) -> bool:
     """Whether an archive keeps an object compressed that was not, or the reverse, as many do to save space."""
     return ours != theirs and (ours.is_compressed or theirs.is_compressed)
-
-
-def _action(transaction_uid: str, references: Sequence[tuple[str, str]]) -> Dataset:
-    """Action information (PS3.4 table J.3-1)."""
-    information = Dataset()
-    information.TransactionUID = transaction_uid
-    items = []
-    for sop_class, sop_instance in references:
-        item = Dataset()
-        item.ReferencedSOPClassUID = sop_class
-        item.ReferencedSOPInstanceUID = sop_instance
-        items.append(item)
-    information.ReferencedSOPSequence = Items(items)
-    return information

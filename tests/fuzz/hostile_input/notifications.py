@@ -13,7 +13,7 @@ from engine.headers import MALFORMED
 from hostile_input.samples import UIDS, encoded
 from hostile_input.target import stateless
 from scp.announcements import availability, performed
-from scp.commitment import RequestRefused, parse_request
+from scp.commitment_content import RequestRefused, parse_request
 from scp.instances import valid_uid
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,8 @@ from pydicom.sequence import Sequence
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
 
-from scp.commitment import (
-    SAME_ASSOCIATION,
-    STORAGE_COMMITMENT,
-    CommitmentService,
-    RequestRefused,
-    judge,
-    parse_request,
-)
+from scp.commitment import SAME_ASSOCIATION, CommitmentService
+from scp.commitment_content import STORAGE_COMMITMENT, RequestRefused, judge, parse_request
 from scp.listener import Listener
 from scp.peer import Peer, Timeouts
 from scp.policy import ListenerPolicy
@@ -129,6 +124,15 @@ class Sender:
         return int(status.Status)
 
 
+@contextmanager
+def left_without_report(port: int, uid: str) -> Iterator[pytest.MonkeyPatch]:
+    """A sender that asked and is gone before its report; inside, no association is held for one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scp.commitment._hold", lambda association: False)
+        Sender().ask(port, information((CT, uid)), stay=0.0)
+        yield patch
+
+
 def requests(database: Database) -> list[CommitmentRequest]:
     with database.read() as session:
         rows = list(session.query(CommitmentRequest))
@@ -177,9 +181,7 @@ def test_a_sender_without_address_is_tried_until_given_up(
     service_with: Any, record: Callable[..., str], database: Database, clock: Any
 ) -> None:
     service, port = service_with()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scp.commitment._hold", lambda association: False)
-        Sender().ask(port, information((CT, record(1))), stay=0.0)
+    with left_without_report(port, record(1)):
         _until(lambda: service.report_due() > 0)
     for _ in range(200):
         clock.forward(3600)
@@ -220,9 +222,7 @@ def test_a_report_that_arrived_by_another_way_is_not_made_again(
 ) -> None:
     """Its association answers late, while a second one was tried in vain."""
     service, port = service_with()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scp.commitment._hold", lambda association: False)
-        Sender().ask(port, information((CT, record(1))), stay=0.0)
+    with left_without_report(port, record(1)) as patch:
 
         def in_vain(_: CommitmentService, request: OpenRequest) -> str:
             with database.write() as session:

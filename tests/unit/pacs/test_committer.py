@@ -20,7 +20,6 @@ from sqlalchemy.exc import OperationalError
 
 from reporting.delivery.commitment import MAX_REQUESTS, CommitmentPolicy, Committer, take_report
 from reporting.delivery.confirmation import (
-    STORAGE_COMMITMENT,
     CommitmentTimeouts,
     Comparison,
     Reply,
@@ -30,6 +29,7 @@ from reporting.delivery.confirmation import (
     parse_report,
 )
 from reporting.delivery.loop import Destination
+from scp.commitment_content import STORAGE_COMMITMENT
 from scp.pacs_query.dimse import FIND, GET, DimseSource
 from scp.pacs_query.source import FetchedInstance
 from scp.peer import Peer, Timeouts

@@ -22,7 +22,7 @@ from pynetdicom.presentation import build_context
 from sqlalchemy import select
 
 from node.stand_in_pacs import free_port
-from reporting.delivery.confirmation import STORAGE_COMMITMENT
+from scp.commitment_content import STORAGE_COMMITMENT
 from scp.pacs_query.dimse import FIND
 from store import queries
 from store.database import Database
