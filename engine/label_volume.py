@@ -103,13 +103,14 @@ class LabelVolume(NDArrayOperatorsMixin, Generic[Label]):
 
     def shadow(self) -> npt.NDArray[np.bool_]:
         """bool [Y, X]: pixels that are not 0 in at least one slice."""
-        pixels = self.shape[1] * self.shape[2]
-        steps = np.zeros(pixels + 1, dtype=np.int32)
-        for runs in self._runs:
-            # Within one slice no pixel begins or ends two runs, so that plain indexing counts each of them.
-            steps[runs.firsts] += 1
-            steps[runs.ends] -= 1
-        return np.asarray(np.cumsum(steps[:-1]) > 0).reshape(self.shape[1:])
+        begun = self._counted([runs.firsts for runs in self._runs])
+        ended = self._counted([runs.ends for runs in self._runs])
+        return np.asarray(np.cumsum(begun - ended)[:-1] > 0).reshape(self.shape[1:])
+
+    def _counted(self, places: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.intp]:
+        """How often each index of the flattened plane, and the one after its last, is among the places."""
+        given = np.concatenate([np.zeros(0, dtype=np.int32), *places])
+        return np.bincount(given, minlength=self.shape[1] * self.shape[2] + 1)
 
     def relabelled(self, table: npt.NDArray[OtherLabel]) -> LabelVolume[OtherLabel]:
         """Label k becomes `table[k]`, of the type that the table has; `table[0]` is 0. No slice is read for it."""
