@@ -6,9 +6,10 @@ follow from the recipe's seed and the step, the learning rate from the step.
 
 from __future__ import annotations
 
+import errno
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -111,11 +112,14 @@ def fit(
         resume: go on from the checkpoint in `directory`.
 
     Raises:
-        RecipeError: there is a checkpoint but `resume` is not set, or the other way round.
-        TrainingStopped: the loss is not finite.
+        RecipeError: there is a checkpoint but `resume` is not set, or the other way round; or the batch cannot be
+            shared out evenly.
+        TrainingStopped: the loss is not finite, or the disk is full.
     """
     fabric = Fabric(accelerator=machine.accelerator, devices=machine.devices, precision=recipe.precision)
     fabric.launch()
+    if recipe.batch % fabric.world_size:
+        raise RecipeError(f"batch {recipe.batch} must be a multiple of the {fabric.world_size} devices")
     start = _prepare(directory, recipe, resume)
     if recipe.precision == "bf16-mixed":
         # The layout that CPUs multiply bfloat16 fastest in, about twice.
@@ -129,8 +133,17 @@ def fit(
         if average is not None:
             average.load_state_dict(state["average"])
     wrapped, optimiser = fabric.setup(module, optimiser)
+    if start and state.get("precision"):
+        fabric.strategy.precision.load_state_dict(state["precision"])
     loop = _Loop(fabric, wrapped, optimiser, average, recipe, data, directory, machine, start)
-    return loop.run()
+    try:
+        return loop.run()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingStopped(
+            f"{directory} cannot be written: {error.strerror}; free space, and --resume goes on from the checkpoint"
+        ) from error
 
 
 def _prepare(directory: Path, recipe: Recipe, resume: bool) -> int:
@@ -234,9 +247,9 @@ class _Loop:
     def _batches(self) -> Iterator[Any]:
         keys = self.data.batches(self.recipe, self.start, self.last)
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        yield from self._loader(self.data.train, [batch[rank::world] for batch in keys])
+        yield from self._loader(self.data.train, (batch[rank::world] for batch in keys))
 
-    def _loader(self, samples: TorchDataset[Any], keys: list[list[tuple[int, int]]]) -> Any:
+    def _loader(self, samples: TorchDataset[Any], keys: Iterable[list[tuple[int, int]]]) -> Any:
         loader = DataLoader(
             samples,
             batch_sampler=keys,
@@ -275,6 +288,7 @@ class _Loop:
             "recipe": self.recipe.model_dump_json(),
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()

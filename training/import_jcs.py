@@ -19,7 +19,7 @@ from training.package import write_package
 from training.packaging import INTENDED_USE, model_card
 from training.recipe import RecipeError
 from training.serving import JCSClassifyGraph, JCSSegmentGraph, ServingGraph
-from training.tasks import imagenet_weights
+from training.starting import read_weights
 
 VGG_FEATURES = {
     f"conv{stage}_{number}": position
@@ -138,14 +138,10 @@ def import_jcs(directory: Path, segmentation: Path, classification: Path | None,
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        state = imagenet_weights(nn.Module(), str(path))
-    except RecipeError as error:
-        raise RecipeError(f"{path} cannot be read as weights: {error}") from error
-    content: Any = state or {}
+    content = read_weights(path)
     while isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    return dict(content)
+    return content
 
 
 def _classifier_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

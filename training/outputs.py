@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.recipe import Recipe, RecipeError, parse_recipe
+from training.recipe import Recipe, RecipeError, TaskName, parse_recipe
+from training.starting import UNREADABLE
 from training.tasks import build_network
 
 CHECKPOINT = "last.ckpt"
@@ -30,9 +30,6 @@ WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.yaml"
 SUMMARY = "training.json"
 LOG = "log.csv"
-
-_UNREADABLE = (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, pickle.UnpicklingError)
-"""What torch's restricted unpickler raises on a file that is no checkpoint, or half of one."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -77,7 +74,7 @@ def load_checkpoint(directory: Path) -> dict[str, Any]:
     path = directory / CHECKPOINT
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise RecipeError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     return state
 
@@ -117,6 +114,14 @@ def load_trained(directory: Path) -> tuple[Recipe, nn.Module]:
     network = build_network(recipe)
     _load(network, directory)
     return recipe, network.eval()
+
+
+def load_training_of(directory: Path, *tasks: TaskName) -> tuple[Recipe, nn.Module]:
+    """As `load_trained`. Raises RecipeError where the output is of another task than one of `tasks`."""
+    recipe, network = load_trained(directory)
+    if recipe.task not in tasks:
+        raise RecipeError(f"{directory} is a training of {recipe.task}, needs {' or '.join(tasks)}")
+    return recipe, network
 
 
 def load_earlier(network: nn.Module, directory: Path) -> None:

@@ -15,9 +15,9 @@ import yaml
 from networks.jcs import JCSClassifier
 from networks.m3lung import M3PatientNet, M3SliceNet
 from training.datasets.items import CLASSES
-from training.outputs import load_summary, load_trained
+from training.outputs import load_summary, load_training_of
 from training.package import write_package
-from training.recipe import Recipe, RecipeError, TaskName
+from training.recipe import Recipe, RecipeError
 from training.serving import (
     JCSClassifyGraph,
     JCSSegmentGraph,
@@ -70,16 +70,16 @@ def package_jcs(
 
     Raises RecipeError where an output is of another task or a baseline.
     """
-    classify_recipe, network = _trained(classifier, "jcs-classifier")
+    classify_recipe, network = load_training_of(classifier, "jcs-classifier")
     if not isinstance(network, JCSClassifier):
         raise RecipeError(f"{classifier} is a baseline; it has no activation map to serve")
-    segment_recipe, predictor = _trained(segmenter, "jcs-segmenter", "jcs-joint")
+    segment_recipe, predictor = load_training_of(segmenter, "jcs-segmenter", "jcs-joint")
     image, lesions = classify_recipe.image, segment_recipe.image
     graphs: dict[str, ServingGraph] = {
         "classify": JCSClassifyGraph(
-            network, image.size, *_window(classify_recipe), relu=classify_recipe.guidance.relu
+            network, image.size, *image.middle_window, relu=classify_recipe.guidance.relu
         ),
-        "segment": JCSSegmentGraph(cast(LesionPredictor, predictor), lesions.size, *_window(segment_recipe)),
+        "segment": JCSSegmentGraph(cast(LesionPredictor, predictor), lesions.size, *lesions.middle_window),
     }
     metadata = {
         **_common(text, "jcs", {"classify": classify_recipe, "segment": segment_recipe}),
@@ -106,22 +106,20 @@ def package_m3lung(
     directory: Path, text: PackageText, slices: Path, patient: Path | None, half: bool = True
 ) -> str:
     """Package an m3-slice training, with an m3-patient training or the non-parametric rule; gives the hash."""
-    slice_recipe, network = _trained(slices, "m3-slice")
+    slice_recipe, network = load_training_of(slices, "m3-slice")
     if not isinstance(network, M3SliceNet):
         raise RecipeError(f"{slices} is a baseline; it has no location map to serve")
     image = slice_recipe.image
-    middle, reach = sum(image.centre) / 2, (image.centre[1] - image.centre[0]) / 2
     graphs: dict[str, ServingGraph] = {
-        "slices": M3SlicesGraph(
-            network, image.size, (middle - reach, middle, middle + reach), sum(image.width) / 2
-        )
+        "slices": M3SlicesGraph(network, image.size, image.three_centres, image.middle_window[1])
     }
     recipes, homes = {"slices": slice_recipe}, {"slices": slices}
     if patient is not None:
-        recipe, head = _trained(patient, "m3-patient")
+        recipe, trained = load_training_of(patient, "m3-patient")
+        head = cast(M3PatientNet, trained)
         if head.classifier.in_features != network.feature_width:
             raise RecipeError(f"{patient} was trained on features of another slice network than {slices}")
-        graphs["patient"] = M3PatientGraph(cast(M3PatientNet, head))
+        graphs["patient"] = M3PatientGraph(head)
         recipes["patient"], homes["patient"] = recipe, patient
     metadata = {
         **_common(text, "m3lung", recipes),
@@ -135,17 +133,6 @@ def package_m3lung(
         **_provenance(text, homes),
     }
     return write_package(directory, graphs, metadata, _card(text, metadata), half)
-
-
-def _trained(home: Path, *tasks: TaskName) -> tuple[Recipe, Any]:
-    recipe, network = load_trained(home)
-    if recipe.task not in tasks:
-        raise RecipeError(f"{home} is a training of {recipe.task}, needs {' or '.join(tasks)}")
-    return recipe, network
-
-
-def _window(recipe: Recipe) -> tuple[float, float]:
-    return sum(recipe.image.centre) / 2, sum(recipe.image.width) / 2
 
 
 def _common(text: PackageText, system: str, recipes: Mapping[str, Recipe]) -> dict[str, Any]:

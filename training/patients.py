@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from networks.m3lung import M3SliceNet
 from training.datasets.items import DatasetError, Item
 from training.datasets.pixels import PixelSource
-from training.preprocessing import M3_CENTRES, normalise_grey
+from training.preprocessing import normalise_grey
 from training.recipe import Recipe
 from training.samples import SliceSamples
 
@@ -52,7 +52,7 @@ class PatientFeatures(Dataset[tuple[Tensor, Tensor]]):
         series: see `series_of`.
         network: the trained slice network, in evaluation mode.
         fingerprint: tells its weights apart from others in the cache.
-        pixels, recipe: as for `SliceSamples`; the windows are the three of the paper.
+        pixels, recipe: as for `SliceSamples`; the windows are `Image.three_centres`.
         cache: folder for the features.
     """
 
@@ -84,7 +84,9 @@ class PatientFeatures(Dataset[tuple[Tensor, Tensor]]):
         path = self.cache / f"{hashlib.sha256(names.encode()).hexdigest()[:24]}.npy"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            features = np.stack([self._of_window(series, centre) for centre in M3_CENTRES])
+            features = np.stack(
+                [self._of_window(series, centre) for centre in self.recipe.image.three_centres]
+            )
             part = path.with_suffix(".part")
             with part.open("wb") as file:
                 np.save(file, features)

@@ -45,6 +45,16 @@ class Image(_Section):
     lung_scope: Literal["slice", "volume"] = "slice"
     pictures_squeezed: bool = False
 
+    @property
+    def middle_window(self) -> tuple[float, float]:
+        """Centre and width in HU in the middle of what is drawn: the window without augmentation."""
+        return sum(self.centre) / 2, sum(self.width) / 2
+
+    @property
+    def three_centres(self) -> tuple[float, float, float]:
+        """Window centres of M3Lung-Sys at inference in HU: the middle and the ends of what training draws (D.1)."""
+        return self.centre[0], sum(self.centre) / 2, self.centre[1]
+
 
 class Augmentation(_Section):
     """The papers': `flip`: share of mirrored slices. `random_crop`: of the resized picture, else centred.
@@ -253,7 +263,7 @@ def load_recipe(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
     Raises RecipeError naming the key.
     """
-    content = yaml.safe_load(_text(name_or_path))
+    content = _yaml(_text(name_or_path), f"recipe {name_or_path}")
     if not isinstance(content, dict):
         raise RecipeError(f"recipe {name_or_path} is no mapping")
     for override in overrides:
@@ -282,6 +292,13 @@ def _text(name_or_path: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+
+
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
@@ -292,7 +309,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             raise RecipeError(f"override {override!r}: {parent} is no section")
-    section[last] = yaml.safe_load(value)
+    section[last] = _yaml(value, f"override {override!r}")
     if key == "epochs":
         content.pop("iterations", None)
     if key == "iterations":

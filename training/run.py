@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,21 +17,13 @@ from training.datasets.registry import open_dataset
 from training.datasets.splits import with_splits
 from training.distillation import Teachers
 from training.fit import FitResult, Machine, TrainingData, finish, fit
-from training.outputs import WEIGHTS, load_earlier, load_trained
+from training.outputs import WEIGHTS, load_earlier, load_trained, load_training_of
 from training.patients import PatientFeatures, patient_split, series_of, weights_fingerprint
-from training.recipe import Recipe
+from training.recipe import Recipe, RecipeError
 from training.samples import SliceSamples
 from training.sampling import shares_of
-from training.tasks import (
-    PatientTraining,
-    SliceTraining,
-    build_network,
-    imagenet_weights,
-    load_joint_parts,
-    load_start_weights,
-    recipe_directory,
-    wanted_items,
-)
+from training.starting import imagenet_weights, load_joint_parts, load_start_weights, recipe_directory
+from training.tasks import PatientTraining, SliceTraining, build_network, wanted_items
 
 
 def train(
@@ -77,7 +69,10 @@ def _completed(recipe: Recipe) -> Recipe:
 
 def _slice_training(recipe: Recipe) -> tuple[Path, M3SliceNet]:
     home = recipe_directory(recipe.start.slice, "slice")
-    return home, cast(M3SliceNet, load_trained(home)[1])
+    network = load_training_of(home, "m3-slice")[1]
+    if not isinstance(network, M3SliceNet):
+        raise RecipeError(f"start.slice: {home} is a baseline; the patient network has no features of it")
+    return home, network
 
 
 def _items(recipe: Recipe, data: Path, pixels: PixelSource) -> tuple[Dataset, tuple[Item, ...]]:
@@ -103,8 +98,12 @@ def _slices(recipe: Recipe, items: tuple[Item, ...], cache: Path) -> tuple[nn.Mo
     network = build_network(recipe)
     load_start_weights(network, recipe, imagenet_weights(network, recipe.start.encoder))
     if recipe.task == "jcs-joint":
-        parts = (recipe.start.segmenter, recipe.start.classifier)
-        load_joint_parts(network, *(None if part is None else load_trained(part)[1] for part in parts))
+        segmenter, classifier = recipe.start.segmenter, recipe.start.classifier
+        load_joint_parts(
+            network,
+            None if segmenter is None else load_training_of(segmenter, "jcs-segmenter")[1],
+            None if classifier is None else load_training_of(classifier, "jcs-classifier")[1],
+        )
     if recipe.start.training is not None:
         load_earlier(network, recipe.start.training)
     teachers = recipe.distillation.teachers

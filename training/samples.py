@@ -6,7 +6,7 @@ resumed training, or one with another number of loader processes, sees the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -143,7 +143,7 @@ def _drawn_view(crop: View, recipe: Recipe, rng: np.random.Generator) -> View:
 
 def _window(image: Image, rng: np.random.Generator | None) -> tuple[float, float]:
     if rng is None:
-        return sum(image.centre) / 2, sum(image.width) / 2
+        return image.middle_window
     return float(rng.uniform(*image.centre)), float(rng.uniform(*image.width))
 
 
@@ -190,8 +190,8 @@ def _offset(spare: int, recipe: Recipe, rng: np.random.Generator | None) -> int:
     return int(rng.integers(0, spare + 1))
 
 
-Keys = list[list[tuple[int, int]]]
-"""Per batch the (epoch, place) of its samples."""
+Keys = Iterator[list[tuple[int, int]]]
+"""Per batch the (epoch, place) of its samples, drawn as they are wanted: a long training has millions."""
 
 
 def batches(count: int, recipe: Recipe, first_step: int, last_step: int) -> Keys:
@@ -200,15 +200,13 @@ def batches(count: int, recipe: Recipe, first_step: int, last_step: int) -> Keys
     An incomplete last batch of an epoch is left out, unless it is the only one.
     """
     per_epoch = steps_per_epoch(count, recipe)
-    keys = []
     orders: dict[int, list[int]] = {}
     for step in range(first_step, last_step):
         epoch, place = divmod(step, per_epoch)
         if epoch not in orders:
             orders = {epoch: np.random.default_rng([recipe.seed, epoch]).permutation(count).tolist()}
         chosen = orders[epoch][place * recipe.batch : (place + 1) * recipe.batch]
-        keys.append([(epoch, index) for index in chosen])
-    return keys
+        yield [(epoch, index) for index in chosen]
 
 
 def steps_per_epoch(count: int, recipe: Recipe) -> int:

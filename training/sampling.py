@@ -59,7 +59,6 @@ def shares_of(items: Sequence[Item], wanted: Mapping[str, float]) -> Shares:
 
 def drawn_batches(shares: Shares, batch: int, seed: int, first_step: int, last_step: int) -> Keys:
     """Keys (step, place) of the batches from `first_step` to before `last_step`; each depends on its step alone."""
-    return [
-        [(step, place) for place in shares.draw(batch, np.random.default_rng([seed, step, 1])).tolist()]
-        for step in range(first_step, last_step)
-    ]
+    for step in range(first_step, last_step):
+        drawn = shares.draw(batch, np.random.default_rng([seed, step, 1]))
+        yield [(step, place) for place in drawn.tolist()]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +17,7 @@ from networks.jcs import JCSClassifier, JCSJoint, JCSSegmenter, normalise_activa
 from networks.losses import deep_supervision_loss, segmentation_guided_loss
 from networks.m3lung import M3PatientNet, M3SliceNet, SliceOutput, slice_loss
 from networks.res2net import Res2NetEncoder
-from training.baselines import BaselineSegmenter, build_classifier, installed_weights
+from training.baselines import BaselineSegmenter, build_classifier
 from training.datasets.items import Dataset, Item
 from training.distillation import Lessons, Teachers
 from training.preprocessing import normalise_grey
@@ -142,8 +140,12 @@ class SliceTraining(nn.Module):
     def _m3_slice(self, batch: Sample, step: int) -> Losses:
         label, smoothing = self._shown_class(batch), self.recipe.classes.smoothing
         out, parts = self._with_heads(self.network, normalise_grey(batch["grey"]), batch)
-        if not isinstance(out, SliceOutput):
-            return {"classification": functional.cross_entropy(out.float(), label, label_smoothing=smoothing)}
+        if getattr(self.network, "lesion_head", None) is None:
+            logits = out.class_logits if isinstance(out, SliceOutput) else out
+            parts["classification"] = functional.cross_entropy(
+                logits.float(), label, label_smoothing=smoothing
+            )
+            return parts
         parts["classification"] = slice_loss(
             out.lesion_logits.float(), out.class_logits.float(), label, smoothing
         )
@@ -169,6 +171,8 @@ class SliceTraining(nn.Module):
         if bool(batch["has_mask"].any()) and (self.mask_heads is not None or self.recipe.guidance.beta > 0):
             # A mixed image would not fit its mask: the pixel losses see the images that have one as they are.
             parts |= self._guided(images[batch["has_mask"]], _masked_part(batch))[1]
+        elif self.mask_heads is not None:
+            parts["supervision"] = self.mask_heads.nothing()
         return parts
 
     def _taught(
@@ -281,79 +285,3 @@ def partners(source: Tensor, rng: np.random.Generator, across_sources: bool) -> 
             if len(others):
                 permutation[place] = rng.choice(others)
     return torch.from_numpy(permutation).to(source.device)
-
-
-def load_start_weights(network: nn.Module, recipe: Recipe, encoder: dict[str, Tensor] | None) -> None:
-    """Put ImageNet weights into the network's encoder. Raises RecipeError where they do not fit."""
-    if encoder is None:
-        return
-    target: Any = getattr(network, "encoder", network)
-    if not hasattr(target, "load_imagenet"):
-        raise RecipeError(f"start.encoder: {recipe.task} has no encoder that takes ImageNet weights")
-    try:
-        target.load_imagenet(encoder)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise RecipeError(f"start.encoder: the weights do not fit the network: {reason}") from error
-
-
-def load_joint_parts(network: nn.Module, segmenter: nn.Module | None, classifier: nn.Module | None) -> None:
-    """Put trained parts into a joint network. Raises RecipeError where sizes differ."""
-    joint = cast(JCSJoint, network)
-    try:
-        if segmenter is not None:
-            joint.segmenter.load_state_dict(segmenter.state_dict())
-        if classifier is not None:
-            joint.trunk.load_state_dict(cast(JCSClassifier, classifier).encoder.state_dict())
-    except RuntimeError as error:
-        raise RecipeError(
-            "start: the trained parts are of other sizes than network.segmenter and network.trunk"
-        ) from error
-
-
-IMAGENET_WEIGHTS = {
-    "Res2NetEncoder": "https://shanghuagao.oss-cn-beijing.aliyuncs.com/res2net/res2net101_v1b_26w_4s-0812c246.pth",
-    "ResNetEncoder": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-    "VGGEncoder": "https://download.pytorch.org/models/vgg16-397923af.pth",
-}
-"""Where the authors and torchvision keep the weights of the full-size encoders."""
-
-
-def imagenet_weights(network: nn.Module, source: str | None) -> dict[str, Tensor] | None:
-    """Weights of a file, of the internet ("fetch"), of a Python package beside ("installed"), or None.
-
-    Never unpickles anything but tensors.
-
-    Raises RecipeError where there is no such file or the machine cannot fetch.
-    """
-    if source is None:
-        return None
-    try:
-        if source == "fetch":
-            kind = type(getattr(network, "encoder", network)).__name__
-            state: Any = torch.hub.load_state_dict_from_url(
-                IMAGENET_WEIGHTS[kind], map_location="cpu", check_hash=True, weights_only=True
-            )
-        elif source == "installed":
-            state = _unpickled(installed_weights(network))
-        elif source.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            state = load_file(source)
-        else:
-            state = _unpickled(Path(source))
-    except (OSError, LookupError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RecipeError(f"start.encoder: {source}: {reason}; leave it out to start from nothing") from error
-    return dict(state)
-
-
-def _unpickled(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def recipe_directory(path: Path | None, key: str) -> Path:
-    """A training output that a recipe must name. Raises RecipeError."""
-    if path is None:
-        raise RecipeError(f"start.{key} must name the output of a training")
-    return path

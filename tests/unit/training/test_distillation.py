@@ -15,7 +15,8 @@ from training.baselines import build_classifier
 from training.distillation import Teachers, answer_loss
 from training.preprocessing import normalise_grey
 from training.recipe import Recipe, RecipeError, load_recipe
-from training.tasks import SliceTraining, build_network, imagenet_weights
+from training.starting import imagenet_weights
+from training.tasks import SliceTraining, build_network
 
 SMALL = "network={depths: [1, 1, 1, 1], planes: [4, 4, 4, 4], base_width: 26}"
 ALONE = ("guidance.beta=0", "mixup.alpha=0", "image.size=64")

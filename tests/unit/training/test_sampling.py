@@ -47,8 +47,8 @@ def test_shares_are_kept(count: int) -> None:
 
 def test_a_batch_depends_on_its_step_alone() -> None:
     shares = Shares((np.arange(50), np.arange(50, 60)), np.array([0.5, 0.5]))
-    whole = drawn_batches(shares, 8, seed=1, first_step=0, last_step=6)
-    assert drawn_batches(shares, 8, seed=1, first_step=4, last_step=6) == whole[4:]
+    whole = list(drawn_batches(shares, 8, seed=1, first_step=0, last_step=6))
+    assert list(drawn_batches(shares, 8, seed=1, first_step=4, last_step=6)) == whole[4:]
     assert [key[0] for key in whole[5]] == [5] * 8
     assert Counter(place < 50 for _, place in whole[0]) == {True: 4, False: 4}
-    assert whole[0] != drawn_batches(shares, 8, seed=2, first_step=0, last_step=1)[0]
+    assert whole[0] != next(drawn_batches(shares, 8, seed=2, first_step=0, last_step=1))

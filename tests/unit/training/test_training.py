@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from lightning.fabric import Fabric
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -289,6 +290,57 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_training_on_a_full_disk_says_so_and_goes_on_later(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = recipe_for("jcs-segmenter", ("epochs=2",)), tmp_path / "out"
+
+    def full_from_the_fifth(directory: Path, state: dict[str, Any]) -> None:
+        if state["step"] > 4:
+            raise OSError(28, "No space left on device")
+        save_checkpoint(directory, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.fit.save_checkpoint", full_from_the_fifth)
+        with pytest.raises(TrainingStopped, match=r"out cannot be written: No space left .*--resume"):
+            train(recipe, pictures, out, QUIET)
+    assert load_checkpoint(out)["step"] == 4
+    assert train(recipe, pictures, out, QUIET, resume=True).finished
+
+
+def test_the_loss_scale_of_half_precision_is_resumed(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It doubles every third step, so that a resumed run which began anew with it would be behind."""
+
+    class Scaled(Fabric):
+        def launch(self, *arguments: Any, **options: Any) -> None:
+            super().launch(*arguments, **options)
+            self.strategy.precision.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)
+
+    monkeypatch.setattr("training.fit.Fabric", Scaled)
+    recipe = recipe_for("jcs-segmenter", ("iterations=7", "precision=bf16-mixed"))
+    train(recipe, pictures, tmp_path / "whole", QUIET)
+    train(recipe, pictures, tmp_path / "cut", Machine(**{**QUIET.__dict__, "stop_after": 4}))
+    train(recipe, pictures, tmp_path / "cut", QUIET, resume=True)
+    whole, cut = (load_checkpoint(tmp_path / run)["precision"] for run in ("whole", "cut"))
+    assert whole == cut
+    assert whole["scale"] == 16.0
+
+
+def test_a_start_of_another_task_or_a_baseline_is_named(
+    pictures: Path, volumes: Path, slice_training: Path, tmp_path: Path
+) -> None:
+    joint = recipe_for("jcs-joint", (f"start.classifier={slice_training}",))
+    with pytest.raises(RecipeError, match="is a training of m3-slice, needs jcs-classifier"):
+        train(joint, pictures, tmp_path / "joint", QUIET)
+    baseline = recipe_for("m3-slice", ("network={baseline: resnet18}", "epochs=1", "batch=16"))
+    train(baseline, pictures, tmp_path / "baseline", QUIET)
+    patient = recipe_for("m3-patient", (f"start.slice={tmp_path / 'baseline'}",))
+    with pytest.raises(RecipeError, match=r"start\.slice: .*baseline is a baseline"):
+        train(patient, volumes, tmp_path / "patient", QUIET)
+
+
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"half a checkpoint")
     with pytest.raises(RecipeError, match=r"last\.ckpt cannot be read"):
@@ -363,6 +415,7 @@ def test_poly_schedule_by_hand() -> None:
         ("m3-slice", ("batch",), "key=value"),
         ("m3-slice", ("network=3",), "network"),
         ("m3-slice", ("batch.size=3",), "batch is no section"),
+        ("m3-slice", ("image={size: 3",), r"override 'image=.* is no YAML"),
     ],
 )
 def test_a_bad_recipe_names_the_key(name: str, overrides: tuple[str, ...], says: str) -> None:
@@ -397,13 +450,18 @@ def test_the_speed_of_loader_and_step_is_printed(pictures: Path, capsys: pytest.
 
 def test_every_epoch_is_a_permutation_and_a_resumed_run_sees_the_rest() -> None:
     recipe = load_recipe("m3-slice", ("batch=3",))
-    keys = batches(9, recipe, 0, 6)
+    keys = list(batches(9, recipe, 0, 6))
     for epoch in (0, 1):
         seen = [key for batch in keys[epoch * 3 : epoch * 3 + 3] for key in batch]
         assert sorted(seen) == [(epoch, place) for place in range(9)]
     assert [p for _, p in keys[0] + keys[1] + keys[2]] != [p for _, p in keys[3] + keys[4] + keys[5]]
-    assert batches(9, recipe, 4, 6) == keys[4:]
-    assert batches(2, recipe, 0, 1) == [batches(2, recipe, 0, 1)[0]]
+    assert list(batches(9, recipe, 4, 6)) == keys[4:]
+    assert [len(batch) for batch in batches(2, recipe, 0, 1)] == [2]
+
+
+def test_keys_are_drawn_as_they_are_wanted() -> None:
+    endless = batches(9, load_recipe("m3-slice", ("batch=3",)), 0, 10**15)
+    assert next(endless) == next(batches(9, load_recipe("m3-slice", ("batch=3",)), 0, 1))
 
 
 def sample_of(tmp_path: Path, recipe: Recipe, training: bool, key: tuple[int, int] = (0, 0)) -> Any:
@@ -499,6 +557,16 @@ def test_mixing_across_sources_finds_a_partner_of_another_source() -> None:
         assert (source[chosen] != source).all()
     alone = partners(torch.zeros(4), np.random.default_rng(0), across_sources=True)
     assert sorted(alone.tolist()) == [0, 1, 2, 3]
+
+
+def test_a_mixed_batch_without_masks_has_a_gradient_for_every_mask_head() -> None:
+    """Several devices wait for the gradients of all parameters."""
+    recipe = recipe_for("jcs-classifier", ("mixup.alpha=0.5", "guidance.beta=0", "supervision.weight=1"))
+    module = SliceTraining(build_network(recipe), recipe).train()
+    losses = module(batch_of(4, 0), 0)
+    losses["loss"].backward()
+    assert float(losses["supervision"].detach()) == 0
+    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 def test_guidance_on_either_grid_by_hand() -> None:
