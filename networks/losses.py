@@ -56,7 +56,11 @@ def side_loss(
 
     Returns:
         Scalar.
+
+    Raises ValueError for another `dice_reduction`.
     """
+    if dice_reduction not in ("image", "batch"):
+        raise ValueError(f"dice_reduction must be 'image' or 'batch', not {dice_reduction!r}")
     if logits.shape[-2:] != target.shape[-2:]:
         logits = resize(logits, spatial_size(target))
     target = target.to(logits.dtype)

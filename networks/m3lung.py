@@ -20,6 +20,9 @@ RowNorm = Literal["sum", "softmax", "relu_sum"]
 
 DENOMINATOR_GUARD = 1e-6
 
+WITH_LESION_FOR_CERTAIN = (-100.0, 100.0)
+"""Lesion logits whose softmax is (0, 1)."""
+
 
 class SliceOutput(NamedTuple):
     """What the slice network says of N slices."""
@@ -80,6 +83,10 @@ class M3SliceNet(nn.Module):
         detach_map: True stops the gradient of stage 4 at the location map.
         attention, coordinates: False leaves the location map / coordinate maps out of stage 4 (ablations of
             Table V; without both this is a plain ResNet with two heads).
+        multi_task: False leaves out the lesion head, too, and with it the location map (first row of Table V).
+            Every slice is then one with a lesion, so that eq. 4 gives the class probabilities as they are.
+
+    Raises ValueError for `attention` without `multi_task`.
     """
 
     def __init__(
@@ -93,8 +100,11 @@ class M3SliceNet(nn.Module):
         detach_map: bool = False,
         attention: bool = True,
         coordinates: bool = True,
+        multi_task: bool = True,
     ) -> None:
         super().__init__()
+        if attention and not multi_task:
+            raise ValueError("the location map is the lesion head's; multi_task=False needs attention=False")
         self.distance: Distance = distance
         self.detach_map = detach_map
         self.attention = attention
@@ -103,16 +113,14 @@ class M3SliceNet(nn.Module):
         self.encoder = ResNetEncoder(depths, planes, stem, extra_channels=extra)
         third, fourth = self.encoder.channels[2:]
         self.feature_width = third + fourth
-        self.lesion_head = nn.Linear(third, 2, bias=lesion_bias)
+        self.lesion_head = nn.Linear(third, 2, bias=lesion_bias) if multi_task else None
         self.class_head = nn.Linear(fourth, classes)
 
     def forward(self, x: Tensor) -> SliceOutput:
         """Everything of `SliceOutput` for x [N, 3, H, W]."""
         third = self.encoder.to_stage3(x)[-1]
         third_mean = third.mean(dim=(2, 3))
-        lesion_logits = self.lesion_head(third_mean)
-        prototypes = self.lesion_head.weight[lesion_logits.argmax(dim=1)]
-        location = min_max(nearness(third, prototypes, self.distance))
+        lesion_logits, location = self._lesion(third, third_mean)
         fourth_mean = self.encoder.layer4(self._stage4_input(third, location)).mean(dim=(2, 3))
         return SliceOutput(
             lesion_logits,
@@ -120,6 +128,15 @@ class M3SliceNet(nn.Module):
             location,
             torch.cat([third_mean, fourth_mean], dim=1),
         )
+
+    def _lesion(self, third: Tensor, third_mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Lesion logits [N, 2] and location map [N, h, w]; without a lesion head the map is 0."""
+        if self.lesion_head is None:
+            certain = third.new_tensor(WITH_LESION_FOR_CERTAIN)
+            return certain.expand(third.shape[0], -1), torch.zeros_like(third[:, 0])
+        logits = self.lesion_head(third_mean)
+        prototypes = self.lesion_head.weight[logits.argmax(dim=1)]
+        return logits, min_max(nearness(third, prototypes, self.distance))
 
     def _stage4_input(self, third: Tensor, location: Tensor) -> Tensor:
         parts = [third]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
+from networks.convolution import SqueezeExcitation
 from networks.jcs import (
     AFF,
     GAM,
@@ -70,6 +73,29 @@ def test_activation_map_is_differentiable_to_the_first_layer() -> None:
     first = net.encoder.conv1[0].weight.grad
     assert first is not None
     assert first.abs().sum() > 0
+
+
+def test_channel_gate_by_hand() -> None:
+    """Means 0.5 and 0.5, hidden ReLU(1) = 1, gates sigmoid(ln 3) = 0.75 and sigmoid(0) = 0.5."""
+    gate = SqueezeExcitation(2, 1)
+    with torch.no_grad():
+        gate.fc1.weight.copy_(torch.ones(1, 2))
+        gate.fc2.weight.copy_(torch.tensor([[math.log(3)], [0.0]]))
+        gate.fc1.bias.zero_(), gate.fc2.bias.zero_()
+    x = torch.tensor([[[[0.0, 1.0]], [[1.0, 0.0]]]])
+    assert torch.allclose(gate(x), torch.tensor([[[[0.0, 0.75]], [[0.5, 0.0]]]]))
+
+
+def test_branches_of_gam_are_the_dilated_convolutions_of_eq_5() -> None:
+    """n = 3, all weights 1, bias 0.5: what is 0 or 3 rows and columns away reaches x[0, 0] = 1."""
+    branch = GAM(2, (1, 3, 6, 9)).branches[1]
+    with torch.no_grad():
+        branch.weight.fill_(1.0), branch.bias.fill_(0.5)  # type: ignore[operator, union-attr]
+    x = torch.zeros(1, 1, 5, 5)
+    x[..., 0, 0] = 1.0
+    expected = torch.full((5, 5), 0.5)
+    expected[0, 0] = expected[0, 3] = expected[3, 0] = expected[3, 3] = 1.5
+    assert torch.allclose(branch(x)[0, 0], expected)
 
 
 def test_parameters_of_the_full_networks() -> None:

@@ -76,6 +76,11 @@ def test_side_loss_overlap_per_image_or_per_batch() -> None:
     assert side_loss(logits, target, dice_reduction="batch").item() == pytest.approx(0.5, abs=1e-5)
 
 
+def test_side_loss_refuses_another_reduction() -> None:
+    with pytest.raises(ValueError, match="dice_reduction"):
+        side_loss(LOGITS, TARGET, dice_reduction="mean")  # type: ignore[arg-type]
+
+
 def test_side_loss_resizes_logits_to_the_target() -> None:
     coarse = torch.full((1, 1, 1, 1), 0.0)
     assert side_loss(coarse, TARGET).item() == pytest.approx(math.log(2) + 1 - 1 / 4, abs=1e-5)

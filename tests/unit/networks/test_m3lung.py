@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from engine.assessment import fused_slice_probabilities
 from networks.m3lung import (
     Aggregation,
     M3PatientNet,
@@ -116,6 +117,19 @@ def test_ablations_change_the_input_of_stage_4(attention: int, coordinates: int,
     net = M3SliceNet(**SMALL, attention=bool(attention), coordinates=bool(coordinates))  # type: ignore[arg-type]
     assert net.encoder.layer4[0].conv1.in_channels == inputs  # type: ignore[union-attr, index]
     assert net(torch.randn(2, 3, 64, 64)).class_logits.shape == (2, 4)
+
+
+def test_without_the_lesion_head_eq_4_leaves_the_classes_as_they_are() -> None:
+    net = M3SliceNet(**SMALL, attention=False, coordinates=False, multi_task=False).eval()  # type: ignore[arg-type]
+    assert count(net) == count(M3SliceNet(**SMALL, attention=False, coordinates=False)) - 2 * 16  # type: ignore[arg-type]
+    with torch.no_grad():
+        out = net(torch.randn(3, 3, 64, 64))
+    classes = out.class_logits.softmax(1).numpy()
+    assert fused_slice_probabilities(out.lesion_logits.softmax(1).numpy(), classes) == pytest.approx(classes)
+    assert out.location_map.shape == (3, 4, 4)
+    assert not out.location_map.any()
+    with pytest.raises(ValueError, match="attention=False"):
+        M3SliceNet(**SMALL, multi_task=False)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("detach", [False, True])
