@@ -11,9 +11,9 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from store import ledger
-from store.models import Delivery, Result, Screening, Study
-from store.results import finish_if_delivered
-from store.states import DeliveryState
+from store.models import Delivery, Result, Study
+from store.results import finish_if_delivered, make_due
+from store.states import IN_VAIN, DeliveryState
 from store.wakeups import Topic, announce
 
 TOGETHER = timedelta(seconds=0.5)
@@ -253,34 +253,16 @@ def hand_back(session: Session, due: DueDelivery, *, who: str) -> None:
 
 
 def reset(session: Session, study_id: int, *, all_of_them: bool, now: datetime) -> int:
-    """Make deliveries of a study pending and due: the refused ones, or all of them. Returns how many."""
+    """Make deliveries of a study pending and due: those that ended in vain, or all of them. Returns how many."""
     query = select(Delivery).where(Delivery.study_id == study_id)
     if not all_of_them:
-        query = query.where(Delivery.state.in_((DeliveryState.REFUSED, DeliveryState.NOT_ACCEPTED)))
+        query = query.where(Delivery.state.in_(IN_VAIN))
     rows = session.scalars(query.with_for_update()).all()
     for delivery in rows:
-        delivery.state = DeliveryState.PENDING
-        delivery.attempts = 0
-        delivery.commitment_attempts = 0
-        delivery.transaction_uid = None
-        delivery.next_attempt_at = now
-        delivery.delivered_at = None
-        _let_go(delivery)
+        make_due(delivery, now)
     session.flush()
     announce(session, Topic.OUTBOX)
     return len(rows)
-
-
-def undelivered_paths(session: Session, paths: list[str]) -> set[str]:
-    """Those of `paths` in the outbox that a result row names with a delivery still pending or refused."""
-    return set(
-        session.scalars(
-            select(Result.path)
-            .join(Delivery, Delivery.result_id == Result.id)
-            .join(Screening, Screening.id == Result.screening_id)
-            .where(Result.path.in_(paths), Delivery.state != DeliveryState.DELIVERED)
-        )
-    )
 
 
 def _due(delivery: Delivery, result: Result, study_instance_uid: str) -> DueDelivery:

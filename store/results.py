@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from store import ledger
 from store.claims import Claim, held_study
 from store.models import Delivery, Result, Revision, Screening, Study
-from store.states import UNDERWAY, DeliveryState, StudyState
+from store.states import IN_VAIN, UNDERWAY, DeliveryState, StudyState
 from store.verdicts import verdict_text
 
 
@@ -48,8 +48,8 @@ def record_results(
     everything but the instances that results depend on (package hashes, settings). Where this revision was already
     screened with the same settings, only what is new is added: an object that was not made before, and the delivery to
     a destination that did not get it before (the routing rules or the destinations have changed since); what is
-    delivered stays so. A study without any delivery is delivered at once. Raises store.claims.LeaseLost, and then the
-    files may be left over but no row is.
+    delivered stays so, what was refused or not accepted is tried again. A study without any delivery is delivered at
+    once. Raises store.claims.LeaseLost, and then the files may be left over but no row is.
     """
     study = held_study(session, claim)
     revision_id = session.scalars(
@@ -112,6 +112,18 @@ def finish_if_delivered(session: Session, study: Study, *, who: str, now: dateti
     ledger.change_state(session, study, StudyState.DELIVERED, who=who, why=why, now=now)
 
 
+def make_due(delivery: Delivery, now: datetime) -> None:
+    """Let a delivery begin anew, whatever became of it."""
+    delivery.state = DeliveryState.PENDING
+    delivery.attempts = 0
+    delivery.commitment_attempts = 0
+    delivery.transaction_uid = None
+    delivery.next_attempt_at = now
+    delivery.delivered_at = None
+    delivery.claimed_by = None
+    delivery.lease_expires_at = None
+
+
 def _add_what_is_new(
     session: Session,
     study: Study,
@@ -120,34 +132,43 @@ def _add_what_is_new(
     destinations: Mapping[str, Collection[str]],
     now: datetime,
 ) -> int:
-    """Add the objects that the screening has not, and the deliveries that they have not; how many deliveries."""
+    """Add the objects that the screening has not, and the deliveries that they have not or that ended in vain.
+
+    Returns how many deliveries that are.
+    """
     results = {
         result.sop_instance_uid: result
         for result in session.scalars(select(Result).where(Result.screening_id == screening.id))
     }
-    rows = session.execute(
-        select(Delivery.result_id, Delivery.destination)
+    rows = session.scalars(
+        select(Delivery)
         .join(Result, Result.id == Delivery.result_id)
         .where(Result.screening_id == screening.id)
     )
-    on_their_way = {(result_id, destination) for result_id, destination in rows}
+    known = {(delivery.result_id, delivery.destination): delivery for delivery in rows}
     added = 0
     for item in objects:
         result = results.get(item.sop_instance_uid) or _add_object(session, screening, item, now)
-        for name, kinds in destinations.items():
-            if item.kind in kinds and (result.id, name) not in on_their_way:
+        for name in (name for name, kinds in destinations.items() if item.kind in kinds):
+            delivery = known.get((result.id, name))
+            if delivery is None:
+                session.add(_new_delivery(study, result, name, now))
                 added += 1
-                session.add(
-                    Delivery(
-                        result_id=result.id,
-                        study_id=study.id,
-                        destination=name,
-                        state=DeliveryState.PENDING,
-                        next_attempt_at=now,
-                    )
-                )
+            elif delivery.state in IN_VAIN:
+                make_due(delivery, now)
+                added += 1
     session.flush()
     return added
+
+
+def _new_delivery(study: Study, result: Result, destination: str, now: datetime) -> Delivery:
+    return Delivery(
+        result_id=result.id,
+        study_id=study.id,
+        destination=destination,
+        state=DeliveryState.PENDING,
+        next_attempt_at=now,
+    )
 
 
 def _add_object(session: Session, screening: Screening, item: ResultObject, now: datetime) -> Result:

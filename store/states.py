@@ -107,3 +107,5 @@ class WorkitemState(enum.StrEnum):
 
 UNDERWAY = (DeliveryState.PENDING, DeliveryState.STORED)
 """States of a delivery that has not ended."""
+IN_VAIN = (DeliveryState.REFUSED, DeliveryState.NOT_ACCEPTED)
+"""States of a delivery that has ended without the object at its destination."""

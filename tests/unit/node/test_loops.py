@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,13 @@ from node import loops, parts, presence
 from node.configuration import Configuration
 from reporting.delivery.loop import Stop
 from store import processes, receipts
-from store.database import Database, open_database
+from store.database import Database
 from store.migrations import upgrade
 from store.models import AssociationRecord
 from store.receipts import Peer
 
 NOW = datetime(2026, 1, 5, 8, tzinfo=UTC)
 AWAY = OperationalError("SELECT 1", {}, Exception("server closed the connection"))
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    upgrade(f"sqlite:///{tmp_path}/lungnode.db")
-    opened = open_database(f"sqlite:///{tmp_path}/lungnode.db")
-    yield opened
-    opened.close()
 
 
 class Unhurried(threading.Event):

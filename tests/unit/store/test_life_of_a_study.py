@@ -413,6 +413,18 @@ def test_screening_again_with_the_same_settings_adds_nothing(delivered_study: Li
     assert len(delivered_study.account.deliveries) == 2
 
 
+def test_screening_again_tries_again_what_was_refused(screened_study: Life) -> None:
+    seg, sr = screened_study.due()
+    with screened_study.database.write() as session:
+        deliveries.record_refused(session, seg, who="sender", why="no room", now=screened_study.now)
+    screened_study.deliver(sr)
+    with screened_study.database.write() as session:
+        admin.rescreen(session, STUDY, who="admin", now=screened_study.now)
+    screened_study.finish(screened_study.claim())
+    assert [d.kind for d in screened_study.due()] == ["seg"]
+    assert screened_study.state is StudyState.DELIVERING
+
+
 def test_everything_can_be_sent_again(delivered_study: Life) -> None:
     with delivered_study.database.write() as session:
         assert admin.resend(session, STUDY, who="admin", now=delivered_study.now) is StudyState.DELIVERING
