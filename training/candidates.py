@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,12 +21,13 @@ from engine.runners.selection import open_runner
 from networks.jcs import JCSClassifier
 from networks.m3lung import M3PatientNet, M3SliceNet
 from training.datasets.items import Item
-from training.lung_boxes import LungBoxes
-from training.outputs import RECIPE, WEIGHTS, load_trained
+from training.lung_boxes import LungBoxes, PixelBox
+from training.outputs import RECIPE, WEIGHTS, load_trained, load_training_of
 from training.patients import weights_fingerprint
-from training.preprocessing import M3_CENTRES, M3_WIDTH, normalise_grey, resize_square, window
-from training.recipe import Recipe
+from training.preprocessing import normalise_grey, resize_square, window
+from training.recipe import Image, Recipe
 from training.serving import JCSClassifyGraph, JCSSegmentGraph, LesionPredictor, M3PatientGraph, M3SlicesGraph
+from training.starting import recipe_directory
 
 Array = npt.NDArray[Any]
 Run = Callable[[str, Array], dict[str, Array]]
@@ -59,6 +60,8 @@ class Candidate:
 
     def crop(self, hu: Array, item: Item, boxes: LungBoxes) -> Array | None:
         """The part of a slice [H, W] that a classifier sees; None where there is no lung in it."""
+        if not boxes.shows_lung(item):
+            return None
         if self.system == "jcs":
             if self.pictures_squeezed and not item.calibration.exact:
                 return _middle(hu, self.crop_fraction)
@@ -68,10 +71,13 @@ class Candidate:
         return None if box is None else hu[box[0] : box[2], box[1] : box[3]]
 
     def lesions(self, hu: Array, item: Item, boxes: LungBoxes) -> Array:
-        """Lesion probability [H, W] in [0, 1] of a slice; 0 outside of the part that the segmenter sees."""
+        """Lesion probability [H, W] in [0, 1] of a slice; 0 where the segmenter does not look."""
         height, width = hu.shape
-        whole = (0, 0, height, width)
-        box = whole if self.segment_margin is None else boxes.of(item, hu, self.segment_margin)
+        box: PixelBox | None = None
+        if self.segment_margin is not None:
+            box = boxes.of(item, hu, self.segment_margin)
+        elif boxes.shows_lung(item):
+            box = (0, 0, height, width)
         probability = np.zeros((height, width), dtype=np.float32)
         if box is not None:
             top, left, bottom, right = box
@@ -139,11 +145,11 @@ def _packaged(path: Path) -> Candidate:
 def _trained(path: Path) -> Candidate:
     recipe, network = load_trained(path)
     system: Literal["jcs", "m3lung"] = "jcs" if recipe.task.startswith("jcs") else "m3lung"
-    graph, module = _graph(recipe, network)
-    module.eval()
+    graphs = {name: module.eval() for name, module in _graphs(recipe, network).items()}
 
     @torch.no_grad()
     def run(name: str, value: Array) -> dict[str, Array]:
+        module = graphs[name]
         outputs = module(torch.from_numpy(np.ascontiguousarray(value)))
         tensors = outputs if isinstance(outputs, tuple) else (outputs,)
         names: tuple[str, ...] = cast(Any, module).output_names
@@ -154,30 +160,36 @@ def _trained(path: Path) -> Candidate:
     return Candidate(
         path.name,
         system,
-        frozenset({graph}),
+        frozenset(graphs),
         run,
         weights_fingerprint(path / WEIGHTS),
         crop_fraction=fraction,
         margin=recipe.image.lung_margin,
-        segment_margin=recipe.image.lung_margin if graph == "segment" and recipe.image.lung_crop else None,
+        segment_margin=recipe.image.lung_margin if "segment" in graphs and recipe.image.lung_crop else None,
         pictures_squeezed=recipe.image.pictures_squeezed,
     )
 
 
-def _graph(recipe: Recipe, network: nn.Module) -> tuple[str, nn.Module]:
+def _graphs(recipe: Recipe, network: nn.Module) -> dict[str, nn.Module]:
+    """The serving graphs of a training; of a patient network also those of the slice network that it rests on."""
     image = recipe.image
-    middle = (sum(image.centre) / 2, sum(image.width) / 2)
     if recipe.task in ("jcs-segmenter", "jcs-joint"):
-        return "segment", JCSSegmentGraph(cast(LesionPredictor, network), image.size, *middle)
-    if recipe.task == "m3-patient":
-        return "patient", M3PatientGraph(cast(M3PatientNet, network))
+        return {"segment": JCSSegmentGraph(cast(LesionPredictor, network), image.size, *image.middle_window)}
+    if isinstance(network, M3PatientNet):
+        slices = load_training_of(recipe_directory(recipe.start.slice, "slice"), "m3-slice")[1]
+        return {"slices": _slices_graph(slices, image), "patient": M3PatientGraph(network)}
     if isinstance(network, JCSClassifier):
-        return "classify", JCSClassifyGraph(network, image.size, *middle)
-    if isinstance(network, M3SliceNet):
-        return "slices", M3SlicesGraph(network, image.size)
+        return {"classify": JCSClassifyGraph(network, image.size, *image.middle_window)}
     if recipe.task == "jcs-classifier":
-        return "classify", BaselineClassifyGraph(network, image.size, *middle)
-    return "slices", BaselineSlicesGraph(network, image.size)
+        return {"classify": BaselineClassifyGraph(network, image.size, *image.middle_window)}
+    return {"slices": _slices_graph(network, image)}
+
+
+def _slices_graph(network: nn.Module, image: Image) -> nn.Module:
+    windows = (image.three_centres, image.middle_window[1])
+    if isinstance(network, M3SliceNet):
+        return M3SlicesGraph(network, image.size, *windows)
+    return BaselineSlicesGraph(network, image.size, *windows)
 
 
 class BaselineClassifyGraph(nn.Module):
@@ -197,23 +209,23 @@ class BaselineClassifyGraph(nn.Module):
 
 class BaselineSlicesGraph(nn.Module):
     """A four-class baseline: int16 HU [N, H, W] of the lung box -> `lesion_probability` [N, 2], `class_probability`
-    [N, 4], means over the windows of M3Lung-Sys; no location map, no features.
+    [N, 4], means over the windows `centres` of `width` in HU; no location map, no features.
 
-    A lesion is whatever is not healthy, so that the non-parametric rule (eq. 4-5) names the patient.
+    It has no lesion classifier: every slice is one with a lesion, so that eq. 4 leaves the classes as they are.
     """
 
     output_names = ("lesion_probability", "class_probability")
 
-    def __init__(self, network: nn.Module, size: int) -> None:
+    def __init__(self, network: nn.Module, size: int, centres: Sequence[float], width: float) -> None:
         super().__init__()
-        self.network, self.size = network, size
+        self.network, self.size, self.centres, self.width = network, size, tuple(centres), width
 
     def forward(self, hu: Tensor) -> tuple[Tensor, Tensor]:
         """As in the class's first line."""
         resized = resize_square(hu.float()[:, None], self.size)
-        seen = [self.network(normalise_grey(window(resized, centre, M3_WIDTH))) for centre in M3_CENTRES]
+        seen = [self.network(normalise_grey(window(resized, c, self.width))) for c in self.centres]
         classes = torch.stack([torch.softmax(logits, dim=1) for logits in seen]).mean(dim=0)
-        return torch.stack([classes[:, 0], 1 - classes[:, 0]], dim=1), classes
+        return classes.new_tensor([0.0, 1.0]).expand(len(classes), -1), classes
 
 
 def outputs_by_name(candidates: list[Candidate]) -> Mapping[str, Candidate]:

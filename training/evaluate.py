@@ -24,7 +24,7 @@ from training.published import TABLES
 LEVELS = ("slices", "patients", "lesions")
 
 COMPARED = {"slices": ("accuracy", "auc"), "patients": ("accuracy",), "lesions": ("dice", "iou")}
-"""Scores for which p-values between candidates are given, where both have them."""
+"""Scores for which p-values are given, between candidates that were measured alike on the same cases."""
 
 Results = dict[str, dict[str, Measured]]
 """Candidate name -> level -> what was measured."""
@@ -112,13 +112,13 @@ def _comparisons(results: Results) -> list[dict[str, Any]]:
     found = []
     for first, second in itertools.combinations(results, 2):
         for level in LEVELS:
-            pair = [results[name].get(level) for name in (first, second)]
-            if pair[0] is None or pair[1] is None:
+            one, other = (results[name].get(level) for name in (first, second))
+            if one is None or other is None or not one.comparable(other):
                 continue
             for score in COMPARED[level]:
-                a, b = pair[0].resamples.get(score), pair[1].resamples.get(score)
-                if a is not None and b is not None:
-                    values = {key: _number(p) for key, p in p_values(a, b).items()}
+                if score in one.resamples:
+                    both = one.resamples[score], other.resamples[score]
+                    values = {key: _number(p) for key, p in p_values(*both).items()}
                     found.append({"level": level, "score": score, "first": first, "second": second, **values})
     return found
 

@@ -43,9 +43,9 @@ class LungBoxes:
             return 0, 0, height, width
         if item.image.index is None:
             return crop_box(hu.astype(np.int16), margin)
-        union, has_lung = self._volume(item)
-        if not has_lung[item.image.index]:
+        if not self.shows_lung(item):
             return None
+        union, _ = self._volume(item)
         rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
         return (
             max(int(rows[0]) - margin, 0),
@@ -53,6 +53,12 @@ class LungBoxes:
             min(int(rows[-1]) + 1 + margin, height),
             min(int(columns[-1]) + 1 + margin, width),
         )
+
+    def shows_lung(self, item: Item) -> bool:
+        """Whether the node would look at the slice: one of a volume in HU only where it shows lung."""
+        if item.image.index is None or item.lung_box is not None or not item.calibration.exact:
+            return True
+        return bool(self._volume(item)[1][item.image.index])
 
     def _volume(self, item: Item) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """The lungs of all slices over each other, bool [H, W], and which slices show lung, bool [Z]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,16 +41,29 @@ Array = npt.NDArray[Any]
 class Measured:
     """Scores with intervals, the resamples behind them, and what plots need.
 
-    `raw`: truth and probability of classifications; dice and lesion share of masks. `excluded`: cases that a
-    measure leaves out because it is undefined for them.
+    `whose`: the patient of every case. `raw`: truth and probability of classifications; dice and lesion share of
+    masks. `excluded`: cases that a measure leaves out because it is undefined for them.
     """
 
-    count: int
-    patients: int
+    whose: tuple[str, ...]
     scores: dict[str, Interval]
     resamples: dict[str, Floats]
     raw: dict[str, Array] = field(default_factory=dict)
     excluded: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many cases."""
+        return len(self.whose)
+
+    @property
+    def patients(self) -> int:
+        """Of how many patients."""
+        return len(set(self.whose))
+
+    def comparable(self, other: Measured) -> bool:
+        """The same scores of the same cases, so that resamples are pairs."""
+        return self.whose == other.whose and self.scores.keys() == other.scores.keys()
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,13 +192,10 @@ def measure_lesions(
     def score(places: Ints) -> Scores:
         return {name: _mean(values[places]) for name, values in columns.items()}
 
-    measured = _measured(_whose(items), score, len(items), resamples)
+    measured = _measured(_whose(items), score, resamples)
     undefined = {name: int((~np.isfinite(v)).sum()) for name, v in columns.items()}
-    return Measured(
-        measured.count,
-        measured.patients,
-        measured.scores,
-        measured.resamples,
+    return replace(
+        measured,
         raw={"dice": columns["dice"], "lesion_share": share},
         excluded={name: count for name, count in undefined.items() if count},
     )
@@ -208,9 +218,8 @@ def _two_class(
     def score(places: Ints) -> Scores:
         return two_class(truth[places], probability[places], predicted[places])
 
-    measured = _measured(patients, score, len(truth), resamples)
     raw = {"truth": truth, "predicted": predicted, "probability": probability[:, None]}
-    return Measured(**{**measured.__dict__, "raw": raw})
+    return replace(_measured(patients, score, resamples), raw=raw)
 
 
 def _four_class(
@@ -219,18 +228,15 @@ def _four_class(
     def score(places: Ints) -> Scores:
         return four_class(truth[places], predicted[places], probability[places], CLASSES)
 
-    measured = _measured(patients, score, len(truth), resamples)
     raw = {"truth": truth, "predicted": predicted, "probability": probability}
-    return Measured(**{**measured.__dict__, "raw": raw})
+    return replace(_measured(patients, score, resamples), raw=raw)
 
 
-def _measured(
-    patients: Sequence[str], score: Callable[[Ints], Scores], count: int, resamples: int
-) -> Measured:
+def _measured(patients: Sequence[str], score: Callable[[Ints], Scores], resamples: int) -> Measured:
     drawn = resampled(patients, score, resamples)
-    whole = score(np.arange(count))
+    whole = score(np.arange(len(patients)))
     scores = {name: interval(value, drawn[name]) for name, value in whole.items()}
-    return Measured(count, len(set(patients)), scores, drawn)
+    return Measured(tuple(patients), scores, drawn)
 
 
 def _whose(items: Sequence[Item]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from engine.assessment import fused_slice_probabilities
 from engine.packages import read_package
 from networks.jcs import JCSClassifier, JCSJoint, JCSSegmenter
 from networks.res2net import Res2NetEncoder
-from training.candidates import Candidate, open_candidate
+from training.candidates import BaselineSlicesGraph, Candidate, open_candidate
 from training.cli import app
 from training.datasets.items import GREY_UNKNOWN_WINDOW, HOUNSFIELD, DatasetError, Item, Plane
 from training.datasets.pixels import PixelSource
@@ -173,7 +175,11 @@ def test_trainings_of_another_task_are_refused(trainings: dict[str, Path], tmp_p
 def test_the_report_has_every_level_and_the_published_scores(
     packages: dict[str, Path], trainings: dict[str, Path], data: Path, tmp_path: Path
 ) -> None:
-    paths = [packages["jcs"], packages["m3"], *(trainings[name] for name in ("unet", "resnet18", "four"))]
+    paths = [
+        packages["jcs"],
+        packages["m3"],
+        *(trainings[n] for n in ("unet", "resnet18", "four", "m3-patient")),
+    ]
     report = evaluate(paths, data, tmp_path / "report", "test", 20).read_text()
     content = json.loads((tmp_path / "report/report.json").read_text())
     found = {name: set(levels) for name, levels in content["candidates"].items()}
@@ -183,6 +189,7 @@ def test_the_report_has_every_level_and_the_published_scores(
         "unet": {"lesions"},
         "resnet18": {"slices", "patients"},
         "four": {"slices", "patients"},
+        "m3-patient": {"slices", "patients"},
     }
     assert content["sha256"]["tiny"] == package_hash(packages["jcs"])
     lesions = content["candidates"]["tiny"]["lesions"]["scores"]
@@ -195,11 +202,40 @@ def test_the_report_has_every_level_and_the_published_scores(
         ("lesions", "dice", "tiny", "unet"),
         ("slices", "auc", "tiny", "resnet18"),
     }
+    pairs = {frozenset((p["first"], p["second"])) for p in content["p_values"]}
+    assert frozenset(("tiny (2)", "four")) in pairs
+    assert frozenset(("tiny", "tiny (2)")) not in pairs, "two classes of other cases are no pair with four"
     for text in ("Published, on other data: JCS Table VII", "M3Lung-Sys Table II", "not a medical device"):
         assert text in report
     plots = {p.name for p in (tmp_path / "report").glob("*.png")}
     assert {"roc_slices.png", "confusion_patients_2.png", "dice.png", "dice_size.png"} <= plots
     assert all(f"]({name})" in report for name in plots)
+
+
+def test_the_classes_of_a_baseline_are_what_eq_4_gives() -> None:
+    """Healthy 0.4 against COVID-19 0.6 is COVID-19."""
+
+    class Fixed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.4, 0.6, 1e-9, 1e-9]]).log().expand(len(x), -1)
+
+    graph = BaselineSlicesGraph(Fixed(), 8, (-700, -600, -500), 1200)
+    lesion, classes = graph(torch.zeros(2, 8, 8, dtype=torch.int16))
+    fused = fused_slice_probabilities(lesion.numpy(), classes.numpy())
+    assert fused[1] == pytest.approx([0.4, 0.6, 0, 0], abs=1e-6)
+
+
+def test_a_training_is_measured_in_the_windows_that_its_package_has(
+    trainings: dict[str, Path], tmp_path: Path
+) -> None:
+    home = tmp_path / "wide"
+    shutil.copytree(trainings["m3-slice"], home)
+    text = (home / "recipe.yaml").read_text()
+    (home / "recipe.yaml").write_text(text.replace("-700", "-740").replace("-500", "-460"))
+    package_m3lung(tmp_path / "p", TEXT, home, None, half=False)
+    hu = np.random.default_rng(0).integers(-1100, 0, (2, 40, 40)).astype(np.int16)
+    ours, served = (open_candidate(path).run("slices", hu) for path in (home, tmp_path / "p"))
+    assert ours["features"] == pytest.approx(served["features"], abs=1e-4)
 
 
 def test_an_unknown_split_and_an_empty_one_are_refused(

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK
 
 from engine.lungs import crop_box
+from training.candidates import Candidate
 from training.datasets.items import GREY_UNKNOWN_WINDOW, HOUNSFIELD, Item, Plane
 from training.datasets.pixels import PixelSource
 from training.datasets.volumes import volume_items
@@ -48,6 +49,21 @@ def test_every_slice_of_a_volume_has_the_box_of_the_series(slices: list[Item], t
 
 def test_a_slice_without_lung_has_none(slices: list[Item], tmp_path: Path) -> None:
     assert LungBoxes(PixelSource(tmp_path / "cache")).of(slices[0], chest()[0], 3) is None
+
+
+def test_both_systems_are_spared_slices_without_lung(slices: list[Item], tmp_path: Path) -> None:
+    """As the node spares them: they count as healthy and hold no lesion."""
+    boxes, hu = LungBoxes(PixelSource(tmp_path / "cache")), chest()
+    assert (boxes.shows_lung(slices[0]), boxes.shows_lung(slices[12])) == (False, True)
+
+    def everywhere(_graph: str, seen: np.ndarray) -> dict[str, np.ndarray]:
+        return {"lesion_probability": np.full(seen.shape, 255, np.uint8)}
+
+    candidate = Candidate("jcs", "jcs", frozenset({"classify", "segment"}), everywhere, "0" * 64)
+    assert candidate.crop(hu[0], slices[0], boxes) is None
+    assert candidate.crop(hu[12], slices[12], boxes) is not None
+    assert not candidate.lesions(hu[0], slices[0], boxes).any()
+    assert candidate.lesions(hu[12], slices[12], boxes).all()
 
 
 def test_pictures_and_named_boxes(tmp_path: Path) -> None:
