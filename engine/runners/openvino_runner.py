@@ -18,6 +18,7 @@ from engine.backends import WantedEngine
 from engine.errors import RunnerFailed
 from engine.openvino_graph import in_planes
 from engine.openvino_offline import ov
+from engine.openvino_stem import grey_once
 from engine.packages import M3Metadata, ModelPackage
 from engine.recipes import Backend, BuildPrecision
 from engine.runners.interface import Results, RunnerOptions, Tensors
@@ -140,7 +141,7 @@ class OpenVINORunner:
 
 
 def _read(core: Any, package: ModelPackage, graph: str) -> ov.Model:
-    return in_planes(core.read_model(package.graph_path(graph)))
+    return grey_once(in_planes(core.read_model(package.graph_path(graph))))
 
 
 def _for_calls(model: ov.Model, package: ModelPackage, most: int) -> ov.Model:
