@@ -48,11 +48,11 @@ def read_configuration(path: Path | None) -> Configuration:
 def since(text: str, now: datetime) -> datetime:
     """A moment given as a span before now (90m, 12h, 1d, 2w) or as a date or time. Raises CommandError."""
     span = re.fullmatch(r"(\d{1,6})([mhdw])", text)
-    if span:
-        return now - timedelta(**{_UNITS[span.group(2)]: int(span.group(1))})
     try:
+        if span:
+            return now - timedelta(**{_UNITS[span.group(2)]: int(span.group(1))})
         return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise CommandError(f"{text!r} is no time; write 90m, 12h, 1d, 2w or 2026-01-31") from None
 
 

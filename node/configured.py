@@ -19,6 +19,7 @@ def shown_configuration(configuration: Configuration) -> dict[str, Any]:
 
 def _hidden(value: Any) -> Any:
     if isinstance(value, dict):
+        value = {"name": value["name"], **value} if "name" in value else value  # first what people call it
         return {key: HIDDEN if item and is_secret(key) else _hidden(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_hidden(item) for item in value]

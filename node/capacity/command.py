@@ -29,7 +29,7 @@ def add_capacity_command(app: typer.Typer) -> None:
 
 
 def capacity(
-    studies_per_day: Annotated[float, typer.Option(min=1, max=1e7, help="Chest CTs a day.")],
+    studies_per_day: Annotated[float, typer.Option(min=1, max=1e5, help="Chest CTs a day.")],
     configuration: ConfigOption = None,
     slices: Annotated[int, typer.Option(min=20, max=5000, help="Slices of a study.")] = 300,
     workers: Annotated[
@@ -68,7 +68,12 @@ def capacity(
         origin, costs = _measured(read_configuration(configuration), slices, measure)
         service, stages = service_times(costs, slices), stage_medians(costs, slices)
     load = Load(studies_per_day, service, shape)
-    enough = workers or workers_for(load, 60 * wait_minutes)
+    try:
+        enough = workers or workers_for(load, 60 * wait_minutes)
+    except ValueError as error:
+        raise CommandError(
+            f"{error} would be needed; look at --seconds-per-study and --wait-minutes"
+        ) from None
     answers = [simulated(load, n) for n in sorted({max(1, enough - 1), enough, enough + 1})]
     mean = sum(service) / len(service)
     disk = studies_per_day * slices * SLICE_BYTES * keep_days

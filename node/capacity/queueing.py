@@ -80,11 +80,13 @@ def simulated(load: Load, workers: int) -> Waiting:
 
 def workers_for(load: Load, wait_seconds: float, percentile: float = 95.0, most: int = 10_000) -> int:
     """The fewest workers with which so many percent of studies wait no longer. Raises ValueError beyond `most`."""
-    low, high = load.least_workers, load.least_workers
-    while simulated(load, high).percentiles[percentile] > wait_seconds:
-        low, high = high + 1, high * 2
+    low = high = load.least_workers
+    while True:
         if high > most:
             raise ValueError(f"more than {most} workers")
+        if simulated(load, high).percentiles[percentile] <= wait_seconds:
+            break
+        low, high = high + 1, high * 2
     while low < high:
         middle = (low + high) // 2
         if simulated(load, middle).percentiles[percentile] > wait_seconds:

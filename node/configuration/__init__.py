@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from node.configuration.loading import load_configuration, resolve
 from node.configuration.peers import (
+    ClientTLSConfiguration,
+    CommitmentConfiguration,
+    DeliveryConfiguration,
     DestinationConfiguration,
     DicomwebSourceConfiguration,
+    OAuth2Configuration,
+    PeerConfiguration,
+    PriorsConfiguration,
+    QuerySourceConfiguration,
     StowDestinationConfiguration,
+    WorkitemCodeConfiguration,
     WorklistConfiguration,
 )
 from node.configuration.people import (
@@ -22,27 +30,65 @@ from node.configuration.people import (
     WebConfiguration,
     WebUserConfiguration,
 )
-from node.configuration.receiving import ListenerConfiguration
-from node.configuration.screening import ScreeningConfiguration, WorkerConfiguration
-from node.configuration.whole import Configuration, installed_models
+from node.configuration.receiving import (
+    AllowedPeerConfiguration,
+    CompletenessConfiguration,
+    DatabaseConfiguration,
+    ListenerConfiguration,
+    SpoolConfiguration,
+    StorageConfiguration,
+    StowListenerConfiguration,
+    TLSConfiguration,
+)
+from node.configuration.screening import (
+    RayConfiguration,
+    ResultsConfiguration,
+    ScreeningConfiguration,
+    WorkerConfiguration,
+)
+from node.configuration.whole import (
+    ENVIRONMENT_PREFIX,
+    NESTED_DELIMITER,
+    Configuration,
+    installed_models,
+)
 from node.configuration_file import ConfigurationError
 
 __all__ = [
+    "ENVIRONMENT_PREFIX",
+    "NESTED_DELIMITER",
+    "AllowedPeerConfiguration",
     "AuditConfiguration",
+    "ClientTLSConfiguration",
+    "CommitmentConfiguration",
+    "CompletenessConfiguration",
     "Configuration",
     "ConfigurationError",
+    "DatabaseConfiguration",
+    "DeliveryConfiguration",
     "DestinationConfiguration",
     "DicomwebSourceConfiguration",
     "ListenerConfiguration",
     "LogConfiguration",
     "MailConfiguration",
     "NotificationConfiguration",
+    "OAuth2Configuration",
+    "PeerConfiguration",
+    "PriorsConfiguration",
     "ProxyLoginConfiguration",
+    "QuerySourceConfiguration",
+    "RayConfiguration",
+    "ResultsConfiguration",
     "ScreeningConfiguration",
+    "SpoolConfiguration",
+    "StorageConfiguration",
     "StowDestinationConfiguration",
+    "StowListenerConfiguration",
+    "TLSConfiguration",
     "WebConfiguration",
     "WebUserConfiguration",
     "WorkerConfiguration",
+    "WorkitemCodeConfiguration",
     "WorklistConfiguration",
     "installed_models",
     "load_configuration",

@@ -80,9 +80,8 @@ def store_away(site: Site) -> Callable[[Request, Exception], Response]:
     def show(request: Request, error: Exception) -> Response:
         log.error("store does not answer", why=type(error).__name__, page=request.url.path)
         part = request.headers.get("HX-Request") is not None
-        text = site.templates.get_template("store_away.html").render(
-            ae_title=site.configuration.listener.ae_title, part=part
-        )
+        template = "store_away_part.html" if part else "store_away.html"
+        text = site.templates.get_template(template).render(ae_title=site.configuration.listener.ae_title)
         return HTMLResponse(text, 200 if part else 503, headers={"Cache-Control": "no-store"})
 
     return show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +21,17 @@ from store import engines
 
 @dataclass(frozen=True)
 class ShownPackage:
-    """A package of the configuration. card: HTML. why_not: what is wrong with it, empty where nothing is."""
+    """A package of the configuration. card: HTML. why_not: what is wrong with it, empty where nothing is.
+
+    meant_for, license: as its metadata say, empty where they do not.
+    """
 
     name: str
     package: ModelPackage | None
     card: Markup
     why_not: str
+    meant_for: str = ""
+    license: str = ""
 
     @property
     def system(self) -> str:
@@ -62,7 +68,17 @@ def _shown(path: Path, _changed_at: float) -> ShownPackage:
         return ShownPackage(path.name, None, Markup(), str(error))
     card = path / MODEL_CARD
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    return ShownPackage(path.name, package, card_html(text), "")
+    said = json.loads(
+        (path / METADATA).read_text(encoding="utf-8")
+    )  # for people: serving does not read these
+    return ShownPackage(
+        path.name,
+        package,
+        card_html(text),
+        "",
+        str(said.get("intended_use", "")),
+        str(said.get("license", "")),
+    )
 
 
 def card_html(text: str) -> Markup:

@@ -10,10 +10,13 @@ from node.web.site import Visit
 
 
 def show(visit: Visit) -> Response:
-    """Every section as YAML."""
+    """Every section as YAML; those that nothing is said in, by name."""
     shown = shown_configuration(visit.site.configuration)
     sections = [
-        (name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).removesuffix("...\n").strip())
+        (name, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).strip())
         for name, content in shown.items()
+        if content
     ]
-    return visit.page("settings.html", sections=sections)
+    return visit.page(
+        "settings.html", sections=sections, empty=[n for n, content in shown.items() if not content]
+    )

@@ -101,6 +101,11 @@ def study(phantom: Path, tmp_path: Path) -> Path:
         (["config", "check", "mine.yaml"], "see lungnode config check --help"),
         (["package", "onnx"], "Missing argument"),
         (["studies", "list", "--since", "yesterday"], "write 90m"),
+        (["studies", "list", "--since", "999999w"], "write 90m"),
+        (
+            ["capacity", "--studies-per-day", "90000", "--seconds-per-study", "90000"],
+            "more than 10000 workers would be needed",
+        ),
         (["studies", "list", "--verdict", "ill"], "allowed are positive, negative, disagree"),
         (["studies", "show", "9.9"], "9.9"),
         (["studies", "why", "9.9"], "9.9"),

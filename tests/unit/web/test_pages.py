@@ -14,7 +14,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy.exc import OperationalError
 
+from node.configuration import installed_models
 from node.slice_pictures import INDEX, NAME
+from node.web import packages
 from node.web.identity import identity_of
 from store import engines, overview, receipts
 from store.database import Database
@@ -284,3 +286,16 @@ def test_an_own_models_mask_is_a_layer_with_its_colour_and_meaning(admin: object
     assert 'stroke="#5a8ce6"' in page and "Pleural effusion" in page and "Ward model" in page
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/png")
     assert admin.client.get(f"/studies/{uid}/slices/index.json/3").status_code == 404
+
+
+def test_a_package_says_what_it_is_meant_for() -> None:
+    (compact, *_) = installed_models()
+    shown = packages._shown(compact, 0.0)
+    assert "not a medical device" in shown.meant_for and "Apache-2.0" in shown.license
+
+
+def test_sections_that_nothing_is_said_in_are_named_together(admin: object) -> None:
+    page = admin.get("/configuration")
+    unused = page.partition("<h2>Not used</h2>")[2].partition("</section>")[0]
+    assert "<code>worklist</code>" in unused and "<h2>worklist</h2>" not in page
+    assert page.index("name: archive") < page.index("ae_title: ARCHIVE")
