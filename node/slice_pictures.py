@@ -154,12 +154,12 @@ def _layers(
         (JCS, findings.jcs.activation_maps, JCS_COLOR),
         (M3LUNG, findings.m3lung.location_maps, M3LUNG_COLOR),
     ):
-        yield layer, ((z, _heat(maps[z], color)) for z in range(len(maps)) if maps[z].any())  # type: ignore[misc]
+        yield layer, ((z, _heat(maps[z], color)) for z in range(len(maps)) if maps[z].any())
     for number, own in enumerate(findings.own_models):
         labels = own.labels
         for k, found in enumerate(own.classes, start=1):
             if labels is not None:
-                marked = ((z, labels[z] == k) for z in slices)  # type: ignore[misc]
+                marked = ((z, labels[z] == k) for z in slices)
                 yield _own_layer(number, k), _marked(marked, size, found.which.color)
 
 
