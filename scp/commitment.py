@@ -117,11 +117,21 @@ class CommitmentService:
         return 0x0000, None
 
     def report_due(self) -> int:
-        """Report on new associations what did not arrive yet; returns how many were tried."""
+        """Report on new associations what did not arrive yet; returns how many were due.
+
+        A sender that cannot be reached is tried once, however many requests of it wait: those of others wait behind it.
+        """
         with self._database.read() as session:
             due = commitment.open_requests(session, self._now())
+        away: dict[str, str] = {}
         for request in due:
-            why = self._report_anew(request)
+            sender = request.peer.calling_ae
+            why = away.get(sender)
+            if why is None:
+                try:
+                    why = self._report_anew(request)
+                except NoAssociation as error:
+                    why = away[sender] = str(error)
             with self._database.write() as session:
                 if why is None:
                     commitment.record_reported(session, request.request_id, self._now())
@@ -200,19 +210,16 @@ class CommitmentService:
         return _hold(association) and _send(association, request.transaction_uid, judgement) is None
 
     def _report_anew(self, request: OpenRequest) -> str | None:
-        """Report on an association of our own; None, or why it did not arrive."""
+        """Report on an association of our own; None, or why it did not arrive. Raises NoAssociation."""
         address = self._addresses.get(request.peer.calling_ae)
         if address is None:
             return f"no address of {request.peer.calling_ae} is configured to report to"
         contexts = [build_context(STORAGE_COMMITMENT)]
         roles = [build_role(STORAGE_COMMITMENT, scp_role=True)]
-        try:
-            with released(
-                associate(address, self._ae_title, contexts, self._timeouts, roles=roles)
-            ) as association:
-                return _send(association, request.transaction_uid, self._judged(request))
-        except NoAssociation as error:
-            return str(error)
+        with released(
+            associate(address, self._ae_title, contexts, self._timeouts, roles=roles)
+        ) as association:
+            return _send(association, request.transaction_uid, self._judged(request))
 
 
 def _hold(association: Association, patience_s: float = 2.0) -> bool:

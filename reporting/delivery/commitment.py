@@ -16,6 +16,7 @@ from typing import Literal
 import structlog
 from pydicom.uid import generate_uid
 
+from engine.headers import MALFORMED
 from reporting.delivery.confirmation import (
     CommitmentTimeouts,
     Comparison,
@@ -190,7 +191,7 @@ class Committer:
                 study_instance_uid=item.study_instance_uid,
                 series_instance_uid=item.series_instance_uid,
             )
-        except (QueryFailed, OSError) as error:
+        except (QueryFailed, *MALFORMED) as error:  # theirs cannot be had, or ours is damaged on our disk
             log.info("not compared", destination=self.destination.name, kind=item.kind, why=str(error))
             return False
         if found is not Comparison.DIFFERENT:

@@ -102,6 +102,44 @@ def parse_report(dataset: Dataset) -> Report:
     return Report(transaction, committed, failed)
 
 
+class _Listening:
+    """Takes the reports that come on the association of a request, and knows when that of the request is answered."""
+
+    def __init__(self, transaction_uid: str, take: Callable[[Report], None]) -> None:
+        self._transaction_uid = transaction_uid
+        self._take = take
+        self._came, self._taken, self._answered = threading.Event(), threading.Event(), threading.Event()
+
+    @property
+    def handlers(self) -> list[tuple[Any, Callable[[evt.Event], Any]]]:
+        """For the association of the request."""
+        return [(evt.EVT_N_EVENT_REPORT, self._on_report), (evt.EVT_PDU_SENT, self._on_sent)]
+
+    def wait(self, timeouts: CommitmentTimeouts) -> None:
+        """Return when the report was answered, or none has come: a release before the answer would cut it off."""
+        if self._came.wait(timeouts.same_association):
+            self._answered.wait(timeouts.network.answer)
+
+    def _on_report(self, event: evt.Event) -> tuple[int, None]:
+        try:
+            report = parse_report(event.event_information)
+        except MALFORMED:
+            return 0x0115, None  # invalid argument value (PS3.7 C.5)
+        awaited = report.transaction_uid == self._transaction_uid
+        if awaited:
+            self._came.set()
+        try:
+            self._take(report)
+        finally:
+            if awaited:
+                self._taken.set()
+        return 0x0000, None
+
+    def _on_sent(self, event: evt.Event) -> None:
+        if self._taken.is_set():  # what leaves now is the answer: nothing else is sent before the release
+            self._answered.set()
+
+
 def request_commitment(
     peer: Peer,
     calling_ae_title: str,
@@ -115,30 +153,11 @@ def request_commitment(
     take: records each report that comes on this association, of this transaction or an earlier one. The destination
     gets its answer afterwards and does not report again; what `take` raises is answered as processing failure.
     """
-    recorded, answered = threading.Event(), threading.Event()
-
-    def on_report(event: evt.Event) -> tuple[int, None]:
-        try:
-            report = parse_report(event.event_information)
-        except MALFORMED:
-            return 0x0115, None  # invalid argument value (PS3.7 C.5)
-        take(report)
-        if report.transaction_uid == transaction_uid:
-            recorded.set()
-        return 0x0000, None
-
-    def on_sent(event: evt.Event) -> None:
-        if recorded.is_set():  # what leaves now is the answer: nothing else is sent before the release
-            answered.set()
-
+    listening = _Listening(transaction_uid, take)
     contexts = [build_context(STORAGE_COMMITMENT)]
-    handlers: list[tuple[Any, Callable[[evt.Event], Any]]] = [
-        (evt.EVT_N_EVENT_REPORT, on_report),
-        (evt.EVT_PDU_SENT, on_sent),
-    ]
     try:
         with released(
-            associate(peer, calling_ae_title, contexts, timeouts.network, handlers=handlers)
+            associate(peer, calling_ae_title, contexts, timeouts.network, handlers=listening.handlers)
         ) as association:
             status, _ = association.send_n_action(
                 action_information(transaction_uid, references),
@@ -148,7 +167,7 @@ def request_commitment(
             )
             if (refusal := _refusal(status)) is not None:
                 return Request(Reply.NOT_OFFERED, refusal)
-            answered.wait(timeouts.same_association)
+            listening.wait(timeouts)
             return Request(Reply.ACCEPTED)
     except (NothingAccepted, AssociationRejected):
         return Request(Reply.NOT_OFFERED, "storage commitment is not accepted")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
+from sqlalchemy.orm import Session
 
 from reporting.delivery.scu import (
     NotSendableError,
@@ -157,41 +158,53 @@ class Courier:
         event = log.bind(
             destination=due.destination, kind=due.kind, study=due.study_id, status=outcome.status
         )
+        record = {
+            Verdict.STORED: self._record_stored,
+            Verdict.NOT_ACCEPTED: self._record_not_accepted,
+            Verdict.FAILED: self._record_failed,
+        }[outcome.verdict]
         try:
             with self.database.write() as session:
-                now = self.clock()
-                if outcome.verdict is Verdict.STORED:
-                    status = outcome.status or 0
-                    record = deliveries.record_stored if self.confirmed_later else deliveries.record_delivered
-                    record(session, due, who=self.who, status=status, now=now, remark=outcome.reason)
-                    event.info(
-                        "stored" if self.confirmed_later else "delivered", remark=outcome.reason or None
-                    )
-                elif outcome.verdict is Verdict.NOT_ACCEPTED:
-                    stand_in = FALLBACKS.get(due.kind)
-                    queued = deliveries.record_not_accepted(
-                        session,
-                        due,
-                        who=self.who,
-                        why=outcome.reason,
-                        now=now,
-                        status=outcome.status,
-                        stand_in=stand_in,
-                    )
-                    event.warning("not accepted", why=outcome.reason, instead=stand_in if queued else None)
-                else:
-                    again = deliveries.record_failed(
-                        session,
-                        due,
-                        who=self.who,
-                        why=outcome.reason,
-                        backoff=self._varied(),
-                        now=now,
-                        status=outcome.status,
-                    )
-                    event.warning("not delivered", why=outcome.reason, again_at=again.isoformat())
+                record(session, due, outcome, event)
         except DeliveryTaken:
             event.warning("delivery was taken over")
+
+    def _record_stored(
+        self, session: Session, due: DueDelivery, outcome: Outcome, event: structlog.stdlib.BoundLogger
+    ) -> None:
+        record = deliveries.record_stored if self.confirmed_later else deliveries.record_delivered
+        status = outcome.status or 0
+        record(session, due, who=self.who, status=status, now=self.clock(), remark=outcome.reason)
+        event.info("stored" if self.confirmed_later else "delivered", remark=outcome.reason or None)
+
+    def _record_not_accepted(
+        self, session: Session, due: DueDelivery, outcome: Outcome, event: structlog.stdlib.BoundLogger
+    ) -> None:
+        stand_in = FALLBACKS.get(due.kind)
+        queued = deliveries.record_not_accepted(
+            session,
+            due,
+            who=self.who,
+            why=outcome.reason,
+            now=self.clock(),
+            status=outcome.status,
+            stand_in=stand_in,
+        )
+        event.warning("not accepted", why=outcome.reason, instead=stand_in if queued else None)
+
+    def _record_failed(
+        self, session: Session, due: DueDelivery, outcome: Outcome, event: structlog.stdlib.BoundLogger
+    ) -> None:
+        again = deliveries.record_failed(
+            session,
+            due,
+            who=self.who,
+            why=outcome.reason,
+            backoff=self._varied(),
+            now=self.clock(),
+            status=outcome.status,
+        )
+        event.warning("not delivered", why=outcome.reason, again_at=again.isoformat())
 
     def _hand_back(self, due: DueDelivery) -> None:
         try:

@@ -19,6 +19,7 @@ from scp.commitment_content import STORAGE_COMMITMENT, RequestRefused, judge, pa
 from scp.listener import Listener
 from scp.peer import Peer, Timeouts
 from scp.policy import ListenerPolicy
+from scp.requesting import associate
 from store import commitment
 from store.commitment import HeldInstance, OpenRequest
 from store.database import Database
@@ -190,6 +191,27 @@ def test_a_sender_without_address_is_tried_until_given_up(
     assert kept.reported_at is None and kept.next_attempt_at is None
     assert kept.attempts == 100
     assert "no address of CT1" in kept.last_error
+
+
+def test_a_sender_that_is_away_is_tried_once_however_much_waits_for_it(
+    service_with: Any, record: Callable[..., str], database: Database, clock: Any
+) -> None:
+    service, port = service_with(CT1=Peer("CT1", "127.0.0.1", 1))
+    uid, tried = record(1), []
+
+    def counting(peer: Peer, *given: Any, **more: Any) -> Any:
+        tried.append(peer)
+        return associate(peer, *given, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scp.commitment.CommitmentService._report_here", lambda *_: None)
+        for transaction in ("2.25.1", "2.25.2", "2.25.3"):
+            Sender().ask(port, information((CT, uid), transaction=transaction), stay=0.0)
+        patch.setattr("scp.commitment.associate", counting)
+        clock.forward(SAME_ASSOCIATION.total_seconds())
+        assert service.report_due() == 3
+    assert len(tried) == 1
+    assert all("no association" in one.last_error for one in requests(database))
 
 
 def test_a_request_survives_the_end_of_the_process(

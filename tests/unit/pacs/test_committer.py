@@ -372,6 +372,16 @@ def test_other_content_under_the_same_uid_is_noticed(
     assert state is StudyState.FAILED
 
 
+def test_a_result_that_is_damaged_on_our_disk_ends_nothing(
+    database: Database, stored: Any, start_server: Any, committer: Any
+) -> None:
+    """The destination has it in full, and says so."""
+    pacs = commitment_pacs(start_server, lambda event: 0x0000)
+    stored.paths[0].write_bytes(b"\0" * 10)
+    assert committer(pacs.peer, compare=True).commit_due() == 2
+    assert len(pacs.seen[0].ReferencedSOPSequence) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [({}, Comparison.SAME), ({"SeriesDescription": "an older result"}, Comparison.DIFFERENT)],
