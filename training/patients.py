@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset
 from networks.m3lung import M3SliceNet
 from training.datasets.items import DatasetError, Item
 from training.datasets.pixels import PixelSource
+from training.outputs import write_whole
 from training.preprocessing import normalise_grey
 from training.recipe import Recipe
 from training.samples import SliceSamples
@@ -79,6 +81,13 @@ class PatientFeatures(Dataset[tuple[Tensor, Tensor]]):
         series = self.series[key[1]]
         return self._features(series), torch.tensor(series.label)
 
+    def prepare(self, device: torch.device) -> None:
+        """Compute the features that the cache lacks on `device`, before loader processes would on the processor."""
+        self.network.to(device)
+        for series in self.series:
+            self._features(series)
+        self.network.cpu()
+
     def _features(self, series: Series) -> Tensor:
         names = f"{self.fingerprint} {self.recipe.image} " + " ".join(i.name for i in series.items)
         path = self.cache / f"{hashlib.sha256(names.encode()).hexdigest()[:24]}.npy"
@@ -87,22 +96,22 @@ class PatientFeatures(Dataset[tuple[Tensor, Tensor]]):
             features = np.stack(
                 [self._of_window(series, centre) for centre in self.recipe.image.three_centres]
             )
-            part = path.with_suffix(".part")
-            with part.open("wb") as file:
-                np.save(file, features)
-            part.replace(path)
+            content = io.BytesIO()
+            np.save(content, features)
+            write_whole(path, content.getvalue())
         return torch.from_numpy(np.load(path))
 
     @torch.no_grad()
     def _of_window(self, series: Series, centre: float) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         image = replace_centre(self.recipe, centre)
         samples = SliceSamples(series.items, self.pixels, image, training=False)
+        device = next(self.network.parameters()).device
         found = []
         for first in range(0, len(series.items), BATCH):
             places = range(first, min(first + BATCH, len(series.items)))
             grey = torch.stack([samples[0, place]["grey"] for place in places])
-            found.append(self.network(normalise_grey(grey)).features)
-        return torch.cat(found).numpy()
+            found.append(self.network(normalise_grey(grey.to(device))).features)
+        return torch.cat(found).cpu().numpy()
 
 
 def replace_centre(recipe: Recipe, centre: float) -> Recipe:

@@ -52,7 +52,10 @@ def train(
     torch.manual_seed(recipe.seed)
     cache = cache or directory / "cache"
     dataset, items = _items(recipe, data, PixelSource(cache))
-    module, samples = (_patients if recipe.task == "m3-patient" else _slices)(recipe, items, cache)
+    if recipe.task == "m3-patient":
+        module, samples = _patients(recipe, items, cache, _device(machine))
+    else:
+        module, samples = _slices(recipe, items, cache)
     result = fit(module, recipe, samples, directory, machine, resume)
     if result.finished:
         finish(directory, dataset, items, result)
@@ -117,7 +120,15 @@ def _slices(recipe: Recipe, items: tuple[Item, ...], cache: Path) -> tuple[nn.Mo
     )
 
 
-def _patients(recipe: Recipe, items: tuple[Item, ...], cache: Path) -> tuple[nn.Module, TrainingData]:
+def _device(machine: Machine) -> torch.device:
+    """Where a network that is not trained runs."""
+    on_gpu = machine.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def _patients(
+    recipe: Recipe, items: tuple[Item, ...], cache: Path, device: torch.device
+) -> tuple[nn.Module, TrainingData]:
     home, slice_network = _slice_training(recipe)
     series = series_of(items)
 
@@ -132,6 +143,8 @@ def _patients(recipe: Recipe, items: tuple[Item, ...], cache: Path) -> tuple[nn.
         )
 
     training, validation = features("train"), features("val")
+    for part in (training, validation):
+        part.prepare(device)
     return PatientTraining(build_network(recipe), recipe), TrainingData(
         training, len(training), validation, len(validation), collate=_as_list
     )

@@ -277,6 +277,15 @@ def test_the_patient_network_names_its_stable_norm(
         train(recipe_for("m3-patient", more), volumes, tmp_path / "out", QUIET)
 
 
+def test_features_are_computed_before_the_patient_network_is_trained(
+    volumes: Path, slice_training: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_for("m3-patient", (f"start.slice={slice_training}",))
+    not_a_step = Machine(**{**QUIET.__dict__, "stop_after": 0})
+    train(recipe, volumes, tmp_path / "out", not_a_step, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache/features").glob("*.npy"))) == 8
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path, {"step": 1})
 
