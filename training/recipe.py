@@ -164,11 +164,14 @@ class Classes(_Section):
 
     `lesion_free`: slices of ill patients that are known to show no lesion are healthy ones, else they are
     left out; so is a slice whose known lesions were all cropped away. `others`: wanted probability of COVID-19 on
-    slices of other pneumonias for JCS, None leaves them out. `smoothing`: of the wanted probabilities.
+    slices of other pneumonias for JCS, None leaves them out. `only_not_covid19`: names of data sets whose slices
+    without COVID-19 may show another disease; M3's slice network learns of those no more than that. `smoothing`:
+    of the wanted probabilities.
     """
 
     lesion_free: bool = False
     others: Share | None = None
+    only_not_covid19: tuple[str, ...] = ()
     smoothing: Share = 0.0
 
 

@@ -40,6 +40,8 @@ class Sample(TypedDict):
     """int64 [], number of the item's data set."""
     picture: Tensor
     """bool [], a picture of unknown window rather than a slice in HU."""
+    only_not_covid19: Tensor
+    """bool [], `label` says no more than that it is not COVID-19."""
 
 
 class SliceSamples(Dataset[Sample]):
@@ -68,13 +70,15 @@ class SliceSamples(Dataset[Sample]):
         item = self.items[place]
         rng = np.random.default_rng([self.recipe.seed, epoch, place]) if self.training else None
         grey, mask = self._planes(item, rng)
+        label = shown_class(item) or 0
         return Sample(
             grey=grey[0],
             mask=mask[0],
             has_mask=torch.tensor(item.mask is not None),
-            label=torch.tensor(shown_class(item) or 0),
+            label=torch.tensor(label),
             source=torch.tensor(self.sources[item.source]),
             picture=torch.tensor(not item.calibration.exact),
+            only_not_covid19=torch.tensor(label == 0 and item.source in self.recipe.classes.only_not_covid19),
         )
 
     def _planes(self, item: Item, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:

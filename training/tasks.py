@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from engine.findings import PneumoniaClass
 from networks.convolution import resize, spatial_size
 from networks.jcs import JCSClassifier, JCSJoint, JCSSegmenter, normalise_activation_map
 from networks.losses import deep_supervision_loss, segmentation_guided_loss
@@ -140,15 +141,16 @@ class SliceTraining(nn.Module):
     def _m3_slice(self, batch: Sample, step: int) -> Losses:
         label, smoothing = self._shown_class(batch), self.recipe.classes.smoothing
         out, parts = self._with_heads(self.network, normalise_grey(batch["grey"]), batch)
-        if getattr(self.network, "lesion_head", None) is None:
-            logits = out.class_logits if isinstance(out, SliceOutput) else out
-            parts["classification"] = functional.cross_entropy(
-                logits.float(), label, label_smoothing=smoothing
-            )
-            return parts
-        parts["classification"] = slice_loss(
-            out.lesion_logits.float(), out.class_logits.float(), label, smoothing
+        two_heads = isinstance(out, SliceOutput) and getattr(self.network, "lesion_head", None) is not None
+        parts["classification"] = _partly_known(
+            out.lesion_logits.float() if two_heads else None,
+            (out.class_logits if isinstance(out, SliceOutput) else out).float(),
+            label,
+            batch["only_not_covid19"],
+            smoothing,
         )
+        if not two_heads:
+            return parts
         ill = _shows_lesion(batch)
         if self.recipe.guidance.beta > 0 and bool(ill.any()):
             seen = out.location_map[ill].float()
@@ -237,6 +239,36 @@ def _lessons(network: nn.Module, recipe: Recipe, teachers: Teachers) -> Lessons:
     if recipe.task != "jcs-classifier" or not isinstance(network, JCSClassifier):
         raise RecipeError("distillation is for the JCS classifier; set distillation={} for others")
     return Lessons(teachers, network.encoder.channels[-1], recipe.distillation)
+
+
+def _partly_known(
+    lesion_logits: Tensor | None,
+    class_logits: Tensor,
+    label: Tensor,
+    only_not_covid19: Tensor,
+    smoothing: float,
+) -> Tensor:
+    """The loss of M3's slice network, mean over the slices.
+
+    Of slices whose class is known `slice_loss` (without lesion logits the cross-entropy of the class), of the others
+    -log(1 - p(COVID-19)), whatever else they show.
+    """
+    known, loss = ~only_not_covid19, class_logits.new_zeros(())
+    if bool(known.any()):
+        classes, wanted = class_logits[known], label[known]
+        of_known = (
+            functional.cross_entropy(classes, wanted, label_smoothing=smoothing)
+            if lesion_logits is None
+            else slice_loss(lesion_logits[known], classes, wanted, smoothing)
+        )
+        loss = loss + of_known * known.float().mean()
+    if bool(only_not_covid19.any()):
+        classes = class_logits[only_not_covid19]
+        others = torch.cat(
+            [classes[:, : PneumoniaClass.COVID19], classes[:, PneumoniaClass.COVID19 + 1 :]], dim=1
+        )
+        loss = loss + (classes.logsumexp(1) - others.logsumexp(1)).sum() / len(label)
+    return loss
 
 
 def _shows_lesion(batch: Sample) -> Tensor:

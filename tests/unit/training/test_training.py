@@ -473,13 +473,15 @@ def test_keys_are_drawn_as_they_are_wanted() -> None:
     assert next(endless) == next(batches(9, load_recipe("m3-slice", ("batch=3",)), 0, 1))
 
 
-def sample_of(tmp_path: Path, recipe: Recipe, training: bool, key: tuple[int, int] = (0, 0)) -> Any:
+def sample_of(
+    tmp_path: Path, recipe: Recipe, training: bool, key: tuple[int, int] = (0, 0), label: int = 1
+) -> Any:
     """A picture of 40 x 60: grey = column, mask = right half."""
     columns = np.tile(np.arange(60, dtype=np.uint8) * 4, (40, 1))
     Image.fromarray(columns).save(tmp_path / "im.png")
     Image.fromarray((columns >= 120).astype(np.uint8)).save(tmp_path / "gt.png")
     item = Item(
-        "t", "p", "s", 0, Plane(tmp_path / "im.png"), GREY_UNKNOWN_WINDOW, 1, mask=Plane(tmp_path / "gt.png")
+        "t", "p", "s", 0, Plane(tmp_path / "im.png"), GREY_UNKNOWN_WINDOW, label, Plane(tmp_path / "gt.png")
     )
     return SliceSamples([item], PixelSource(tmp_path / "cache"), recipe, training)[key]
 
@@ -536,7 +538,35 @@ def batch_of(count: int, masks: int) -> Any:
         "label": torch.arange(count) % 2,
         "source": torch.arange(count) % 2,
         "picture": torch.arange(count) < 2,
+        "only_not_covid19": torch.zeros(count, dtype=torch.bool),
     }
+
+
+def test_of_slices_that_are_only_known_not_to_show_covid19_just_that_is_learnt() -> None:
+    """By hand: softmax of (0, ln 2, 0, 0) gives COVID-19 2/5, so -log(1 - 2/5); cross-entropies of equal logits."""
+    recipe = recipe_for("m3-slice", ("guidance.beta=0", "classes.only_not_covid19=[figures]"))
+    module = SliceTraining(build_network(recipe), recipe)
+    with torch.no_grad():
+        for head in (module.network.class_head, module.network.lesion_head):
+            head.weight.zero_()
+            if head.bias is not None:
+                head.bias.zero_()
+        module.network.class_head.bias[1] = np.log(2)
+    batch = {**batch_of(4, 0), "label": torch.tensor([0, 0, 0, 3])}
+    known = np.log(2) + np.log(5)  # any disease: one of two; healthy or CAP: 1/5
+    assert float(module(batch, 0)["classification"].detach()) == pytest.approx(known, rel=1e-4)
+    batch["only_not_covid19"] = torch.tensor([True, False, False, False])
+    mixed = (3 * known + np.log(5 / 3)) / 4
+    assert float(module(batch, 0)["classification"].detach()) == pytest.approx(mixed, rel=1e-4)
+
+
+@pytest.mark.parametrize(("source", "label", "expected"), [("t", 0, True), ("t", 1, False), ("u", 0, False)])
+def test_slices_without_covid19_of_a_data_set_that_a_recipe_names_may_show_another_disease(
+    source: str, label: int, expected: bool, tmp_path: Path
+) -> None:
+    recipe = load_recipe("m3-slice", ("image.size=40", f"classes.only_not_covid19=[{source}]"))
+    sample = sample_of(tmp_path, recipe, training=False, label=label)
+    assert bool(sample["only_not_covid19"]) is expected
 
 
 def test_mixup_is_the_mix_of_images_and_of_losses(tmp_path: Path) -> None:
