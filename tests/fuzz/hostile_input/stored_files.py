@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -34,13 +35,14 @@ def seeds() -> Sequence[bytes]:
 @contextmanager
 def opened(folder: Path) -> Iterator[Take]:
     """Writes each input to a file, beside a right one of the same series."""
-    right, other = folder / "right.dcm", folder / "other.dcm"
+    right, numbers = folder / "right.dcm", count()
     neighbour = image()
     neighbour.SOPInstanceUID, neighbour.InstanceNumber = "1.2.3.1.2", 2
     neighbour.ImagePositionPatient = [0, 0, 2]
     right.write_bytes(file_of(neighbour))
 
     def take(data: bytes) -> None:
+        other = folder / f"{next(numbers)}.dcm"  # who is in a file that was read before is remembered
         other.write_bytes(data)
         for paths in ([other], [right, other]):
             try:
@@ -48,11 +50,11 @@ def opened(folder: Path) -> Iterator[Take]:
             except EngineError as error:
                 assert "\n" not in str(error)
         read_slice(other)
-        identity_of.cache_clear()
         identity_of(other)
         for series in read_series([other], calling_ae=None, arrived_at=ARRIVED):
             for path in PATHS:
                 values_at(series.sample, path)
+        other.unlink()
 
     yield take
 

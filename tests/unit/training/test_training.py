@@ -481,7 +481,9 @@ def sample_of(
     Image.fromarray(columns).save(tmp_path / "im.png")
     Image.fromarray((columns >= 120).astype(np.uint8)).save(tmp_path / "gt.png")
     item = Item(
-        "t", "p", "s", 0, Plane(tmp_path / "im.png"), GREY_UNKNOWN_WINDOW, label, Plane(tmp_path / "gt.png")
+        *("t", "p", "s", 0, Plane(tmp_path / "im.png"), GREY_UNKNOWN_WINDOW),
+        label=label,
+        mask=Plane(tmp_path / "gt.png"),
     )
     return SliceSamples([item], PixelSource(tmp_path / "cache"), recipe, training)[key]
 
