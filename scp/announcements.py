@@ -1,12 +1,12 @@
 """Instance Availability Notification and MPPS as SCP: what they say a study consists of counts for its completeness.
 
-IAN: PS3.4 R, N-CREATE. MPPS: PS3.4 F.7, N-CREATE and N-SET; only its completion is kept.
+IAN: PS3.4 R, N-CREATE. MPPS: PS3.4 F.7, N-CREATE and N-SET; only its completion goes into the store.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from engine.headers import MALFORMED
 from scp.contexts import TRANSFER_SYNTAXES
 from scp.instances import valid_uid
+from scp.procedure_steps import ProcedureSteps, StepRefused, duplicate, ended
 from scp.services import FurtherService
 from store import holdings
 from store.database import Database
@@ -30,8 +31,6 @@ LOGGER = structlog.get_logger(__name__)
 
 INSTANCE_AVAILABILITY = "1.2.840.10008.5.1.4.33"
 MODALITY_PERFORMED_PROCEDURE_STEP = "1.2.840.10008.3.1.2.3.3"
-MAX_STEPS = 1000
-"""Steps in progress that are remembered; the oldest is forgotten, its completion then says too little."""
 MAX_INSTANCES = 100_000
 
 
@@ -55,8 +54,8 @@ def availability(notification: Dataset) -> Statement:
     return _checked(study, found)
 
 
-def performed(step: Dataset) -> Iterator[Statement]:
-    """The studies of a completed procedure step (PS3.4 table F.7.2-1). Raises ValueError."""
+def performed(step: Dataset) -> Statement:
+    """The study of a completed procedure step (PS3.4 table F.7.2-1). Raises ValueError."""
     studies = {
         str(item.get("StudyInstanceUID") or "") for item in step.get("ScheduledStepAttributesSequence") or ()
     }
@@ -68,7 +67,7 @@ def performed(step: Dataset) -> Iterator[Statement]:
         for key in ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
         for item in series.get(key) or ()
     )
-    yield _checked(studies.pop(), found)
+    return _checked(studies.pop(), found)
 
 
 class AnnouncementService:
@@ -77,67 +76,63 @@ class AnnouncementService:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
         self._now = now
-        self._lock = threading.Lock()
-        self._steps: dict[str, Dataset] = {}
+        self._lock = (
+            threading.Lock()
+        )  # two requests about one step take turns, to the end of what they record
+        self._steps = ProcedureSteps()
 
     def as_service(self) -> FurtherService:
         """What a listener offers."""
         return FurtherService(_contexts, ((evt.EVT_N_CREATE, self.on_create), (evt.EVT_N_SET, self.on_set)))
 
-    def on_create(self, event: evt.Event, peer: Peer) -> tuple[int, Dataset | None]:
+    def on_create(self, event: evt.Event, peer: Peer) -> tuple[int | Dataset, Dataset | None]:
         """N-CREATE: a notification, or a step that begins."""
         request: Any = event.request
         uid = str(request.AffectedSOPInstanceUID or generate_uid(prefix=None))
-        try:
-            content = event.attribute_list
-            if request.AffectedSOPClassUID == INSTANCE_AVAILABILITY:
-                self._keep("IAN", uid, availability(content), peer)
-            else:
-                self._begin(uid, content, peer)
-        except MALFORMED as error:
-            LOGGER.warning("notification refused", calling_ae=peer.calling_ae, why=str(error))
-            return 0x0106, None  # invalid attribute value
-        except SQLAlchemyError as error:
-            LOGGER.error("store does not answer", why=type(error).__name__)
-            return 0x0213, None  # resource limitation
         answer = Dataset()
         answer.AffectedSOPInstanceUID = uid
-        return 0x0000, answer
 
-    def on_set(self, event: evt.Event, peer: Peer) -> tuple[int, Dataset | None]:
+        def take() -> None:
+            if request.AffectedSOPClassUID == INSTANCE_AVAILABILITY:
+                self._keep("IAN", uid, availability(event.attribute_list), peer)
+            else:
+                self._begin(uid, event.attribute_list, peer)
+
+        return _answered(take, answer, peer)
+
+    def on_set(self, event: evt.Event, peer: Peer) -> tuple[int | Dataset, Dataset | None]:
         """N-SET: a step goes on or ends."""
         request: Any = event.request
         uid = str(request.RequestedSOPInstanceUID)
-        with self._lock:
-            step = self._steps.get(uid)
-        if step is None:
-            return 0x0112, None  # no such SOP instance
-        try:
-            step.update(event.modification_list)
-            self._complete(uid, step, peer)
-        except MALFORMED as error:
-            LOGGER.warning("procedure step refused", calling_ae=peer.calling_ae, why=str(error))
-            return 0x0106, None
-        except SQLAlchemyError as error:
-            LOGGER.error("store does not answer", why=type(error).__name__)
-            return 0x0213, None
-        return 0x0000, Dataset()
+        return _answered(lambda: self._change(uid, event.modification_list, peer), Dataset(), peer)
 
     def _begin(self, uid: str, step: Dataset, peer: Peer) -> None:
         with self._lock:
-            while len(self._steps) >= MAX_STEPS:
-                del self._steps[next(iter(self._steps))]
-            self._steps[uid] = step
-        self._complete(uid, step, peer)
+            self._steps.check_new(uid)
+            if self._completed_before(uid):
+                raise duplicate()
+            self._take(uid, step, peer)
 
-    def _complete(self, uid: str, step: Dataset, peer: Peer) -> None:
-        state = str(step.get("PerformedProcedureStepStatus") or "")
-        if state == "COMPLETED":
-            for statement in performed(step):
-                self._keep("MPPS", uid, statement, peer)
-        if state in ("COMPLETED", "DISCONTINUED"):
-            with self._lock:
-                self._steps.pop(uid, None)
+    def _change(self, uid: str, changes: Dataset, peer: Peer) -> None:
+        with self._lock:
+            try:
+                step = self._steps.changed(uid, changes)
+            except StepRefused:
+                if self._completed_before(uid):
+                    raise ended() from None
+                raise
+            self._take(uid, step, peer)
+
+    def _take(self, uid: str, step: Dataset, peer: Peer) -> None:
+        """Record what a step says once it is completed, and only then keep it: what is refused may come again."""
+        if step.get("PerformedProcedureStepStatus") == "COMPLETED":
+            self._keep("MPPS", uid, performed(step), peer)
+        self._steps.keep(uid, step)
+
+    def _completed_before(self, uid: str) -> bool:
+        """Whether a step was completed that this process knows nothing of: before its start, at another listener."""
+        with self._database.read() as session:
+            return holdings.is_announced(session, kind="MPPS", sop_instance_uid=uid)
 
     def _keep(self, kind: str, uid: str, statement: Statement, peer: Peer) -> None:
         with self._database.write() as session:
@@ -151,6 +146,22 @@ class AnnouncementService:
                 now=self._now(),
             )
         LOGGER.info("announced", kind=kind, calling_ae=peer.calling_ae, instances=len(statement.instances))
+
+
+def _answered(take: Callable[[], None], answer: Dataset, peer: Peer) -> tuple[int | Dataset, Dataset | None]:
+    """Status and content of the answer to a request that `take` takes in."""
+    try:
+        take()
+    except StepRefused as refusal:
+        LOGGER.warning("procedure step refused", calling_ae=peer.calling_ae, why=refusal.why)
+        return refusal.as_status(), None
+    except MALFORMED as error:
+        LOGGER.warning("notification refused", calling_ae=peer.calling_ae, why=str(error))
+        return 0x0106, None  # invalid attribute value
+    except SQLAlchemyError as error:
+        LOGGER.error("store does not answer", why=type(error).__name__)
+        return 0x0213, None  # resource limitation
+    return 0x0000, answer
 
 
 def _contexts() -> tuple[PresentationContext, ...]:

@@ -83,6 +83,14 @@ def announce(
     )
 
 
+def is_announced(session: Session, *, kind: str, sop_instance_uid: str) -> bool:
+    """Whether an announcement of this kind and SOP Instance UID was kept."""
+    query = select(Announcement.id).where(
+        Announcement.sop_instance_uid == sop_instance_uid, Announcement.kind == kind
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
 def announced(session: Session, study_id: int) -> list[tuple[str, str, frozenset[str]]]:
     """What was said of a study, newest first: kind, who said it, SOP Instance UIDs."""
     rows = session.scalars(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 
 from pydicom.dataset import Dataset
@@ -37,13 +38,11 @@ def take(data: bytes) -> None:
         content = decode(BytesIO(data), True, True)
     except MALFORMED:
         return  # pynetdicom's; its caller answers with a failure
-    for statements in (lambda: [availability(content)], lambda: list(performed(content))):
-        try:
-            for statement in statements():
-                assert valid_uid(statement.study_instance_uid)
-                assert all(valid_uid(uid) for uid in statement.instances)
-        except MALFORMED:
-            pass
+    for read in (availability, performed):
+        with suppress(MALFORMED):
+            statement = read(content)
+            assert valid_uid(statement.study_instance_uid)
+            assert all(valid_uid(uid) for uid in statement.instances)
     try:
         transaction, references = parse_request(1, content)
     except (RequestRefused, *MALFORMED):
