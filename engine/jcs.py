@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from engine.assessment import jcs_patient_rule
 from engine.errors import OutOfDeviceMemory
+from engine.facing import facing_as_trained
 from engine.findings import MAP_GRID, JCSFindings
 from engine.heatmaps import normalised, placed
 from engine.label_volume import LabelVolume
@@ -19,7 +20,7 @@ from engine.morphology import grown_by_rectangle
 from engine.packages import JCSMetadata, JCSPreprocessing, ModelPackage
 from engine.runners.batches import Output, run_batches, run_slices
 from engine.runners.interface import Runner
-from engine.volume import Series
+from engine.volume import Series, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +66,11 @@ def classify_ahead(series: Series, lungs_known: Callable[[], bool], system: JCSS
     """
     scores = SliceScores.none_of(series.shape[0])
     box = _classified_box(series.shape, system)
+    facing = facing_as_trained(series.geometry)
     batches = _likely_slices(series, lungs_known, system.batch)
     with suppress(OutOfDeviceMemory):  # what is too much at once comes later, in smaller batches
-        for slices, output in run_batches(system.runner, "classify", series.wait(()), batches, box):
-            _note(scores, slices, output, box, series.shape, system)
+        for slices, output in run_batches(system.runner, "classify", series.wait(()), batches, box, facing):
+            _note(scores, slices, output, box, series, system)
     return scores
 
 
@@ -89,18 +91,16 @@ def _likely_slices(
         yield np.array(likely)
 
 
-def classify(
-    hu: npt.NDArray[np.int16], with_lung: Mask, scores: SliceScores, system: JCSSystem
-) -> JCSFindings:
-    """The classifier's findings on int16 [Z, Y, X] HU.
+def classify(volume: Volume, with_lung: Mask, scores: SliceScores, system: JCSSystem) -> JCSFindings:
+    """The classifier's findings on a volume.
 
     with_lung: bool [Z]; other slices are not given to the network and count as negative. scores: of slices that were
     classified ahead; the rest are now, and what slices without lung got is dropped.
     """
-    box = _classified_box(hu.shape, system)
+    box, facing = _classified_box(volume.shape, system), facing_as_trained(volume.geometry)
     rest = np.flatnonzero(with_lung & ~scores.seen)
-    for slices, output in run_slices(system.runner, "classify", hu, rest, box, system.batch):
-        _note(scores, slices, output, box, hu.shape, system)
+    for slices, output in run_slices(system.runner, "classify", volume.hu, rest, box, system.batch, facing):
+        _note(scores, slices, output, box, volume, system)
     probabilities = np.where(with_lung, scores.probabilities, np.float32(0))
     maps = scores.maps
     maps[~with_lung] = 0
@@ -129,15 +129,18 @@ def _note(
     slices: npt.NDArray[np.intp],
     output: Output,
     box: Box,
-    shape: tuple[int, ...],
+    series: Series,
     system: JCSSystem,
 ) -> None:
     """Write into `scores` what the network gave for `slices`."""
+    _, rows, columns = series.shape
     found = output.floats("probability", (len(slices),))
     positive = found > system.metadata.thresholds.slice
-    raw = output.floats("activation_map", (len(slices), None, None))
+    raw = facing_as_trained(series.geometry).turned(
+        output.floats("activation_map", (len(slices), None, None))
+    )
     scores.probabilities[slices] = found
-    scores.maps[slices[positive]] = placed(normalised(raw[positive]), box, (shape[1], shape[2]))
+    scores.maps[slices[positive]] = placed(normalised(raw[positive]), box, (rows, columns))
     scores.seen[slices] = True
 
 
@@ -150,7 +153,7 @@ def segment_box(lungs: LabelVolume[np.bool_], preprocessing: JCSPreprocessing) -
 
 
 def segment(
-    hu: npt.NDArray[np.int16],
+    volume: Volume,
     lungs: LabelVolume[np.bool_],
     with_lung: Mask,
     rim: tuple[int, int],
@@ -164,12 +167,14 @@ def segment(
     least = int(np.ceil(system.metadata.thresholds.lesion * 255))
     mask = LabelVolume(lungs.shape, np.bool_)
     plane = np.zeros(lungs.shape[1:], dtype=bool)
+    facing = facing_as_trained(volume.geometry)
     box = segment_box(lungs, system.metadata.preprocessing)
     top, left, bottom, right = box
     for slices, output in run_slices(
-        system.runner, "segment", hu, np.flatnonzero(with_lung), box, system.batch
+        system.runner, "segment", volume.hu, np.flatnonzero(with_lung), box, system.batch, facing
     ):
-        probability = output.bytes("lesion_probability", (len(slices), bottom - top, right - left))
+        given = output.bytes("lesion_probability", (len(slices), bottom - top, right - left))
+        probability = facing.turned(given)
         near = grown_by_rectangle(np.stack([lungs[z][top:bottom, left:right] for z in slices]), *rim)
         for z, found in zip(slices, (probability >= least) & near, strict=True):
             plane[top:bottom, left:right] = found

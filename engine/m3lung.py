@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from engine.assessment import fused_slice_probabilities, m3_nonparametric, patient_inputs
 from engine.errors import RunnerFailed
+from engine.facing import Facing, facing_as_trained
 from engine.findings import MAP_GRID, M3LungFindings, PneumoniaClass
 from engine.heatmaps import placed
 from engine.label_volume import LabelVolume
@@ -17,6 +18,7 @@ from engine.lungs import Box, Mask, crop_box, volume_box
 from engine.packages import M3Metadata, M3Preprocessing, ModelPackage
 from engine.runners.batches import Output, run_slices
 from engine.runners.interface import Runner
+from engine.volume import Volume
 
 WINDOWS = 3
 
@@ -36,7 +38,7 @@ class SliceOutputs:
     """What the slice network gives for all slices; rows without lung: lesion [1, 0], class [1, 0, 0, 0], map 0.
 
     lesion: float32 [Z, 2]. classes: float32 [Z, 4]. location_maps: float32 [Z, 64, 64].
-    features: float32 [3, n, D] of the n slices with lung, per window.
+    features: float32 [3, n, D] of the n slices with lung, per window, from feet to head.
     """
 
     lesion: npt.NDArray[np.float32]
@@ -46,23 +48,25 @@ class SliceOutputs:
 
 
 def classify_slices(
-    hu: npt.NDArray[np.int16], lungs: LabelVolume[np.bool_], with_lung: Mask, system: M3System
+    volume: Volume, lungs: LabelVolume[np.bool_], with_lung: Mask, system: M3System
 ) -> SliceOutputs:
-    """The slice network on int16 [Z, Y, X] HU with lungs [Z, Y, X], on the slices `with_lung` bool [Z]."""
+    """The slice network on a volume with lungs [Z, Y, X], on the slices `with_lung` bool [Z]."""
+    hu, facing = volume.hu, facing_as_trained(volume.geometry)
     lesion = np.zeros((len(hu), 2), dtype=np.float32)
     classes = np.zeros((len(hu), 4), dtype=np.float32)
     lesion[:, 0] = classes[:, 0] = 1
     maps = np.zeros((len(hu), *MAP_GRID), dtype=np.float32)
     features: list[npt.NDArray[np.float32]] = []
-    for slices, box, output in _runs(hu, lungs, with_lung, system):
+    for slices, box, output in _runs(hu, lungs, with_lung, facing, system):
         n = len(slices)
         lesion[slices] = output.floats("lesion_probability", (n, 2))
         classes[slices] = output.floats("class_probability", (n, 4))
         located = lesion[slices, 1] > lesion[slices, 0]
-        raw = output.floats("location_map", (n, None, None))
+        raw = facing.turned(output.floats("location_map", (n, None, None)))
         maps[slices[located]] = placed(raw[located], box, (hu.shape[1], hu.shape[2]))
         features.append(output.floats("features", (WINDOWS, n, None)))
-    return SliceOutputs(lesion, classes, np.clip(maps, 0, 1), np.concatenate(features, axis=1))
+    feet_to_head = facing.ordered(np.concatenate(features, axis=1), axis=1)
+    return SliceOutputs(lesion, classes, np.clip(maps, 0, 1), feet_to_head)
 
 
 def series_box(lungs: LabelVolume[np.bool_], preprocessing: M3Preprocessing) -> Box:
@@ -71,18 +75,22 @@ def series_box(lungs: LabelVolume[np.bool_], preprocessing: M3Preprocessing) -> 
 
 
 def _runs(
-    hu: npt.NDArray[np.int16], lungs: LabelVolume[np.bool_], with_lung: Mask, system: M3System
+    hu: npt.NDArray[np.int16],
+    lungs: LabelVolume[np.bool_],
+    with_lung: Mask,
+    facing: Facing,
+    system: M3System,
 ) -> Iterator[tuple[npt.NDArray[np.intp], Box, Output]]:
     crop, indices = system.metadata.preprocessing, np.flatnonzero(with_lung)
     whole = (0, 0, hu.shape[1], hu.shape[2])
     if crop.crop_scope == "volume":
         box = series_box(lungs, crop)
-        for slices, output in run_slices(system.runner, "slices", hu, indices, box, system.batch):
+        for slices, output in run_slices(system.runner, "slices", hu, indices, box, system.batch, facing):
             yield slices, box, output
         return
     for z in indices:
         box = crop_box(hu[z], crop.crop_margin) or whole
-        for slices, output in run_slices(system.runner, "slices", hu, np.array([z]), box, 1):
+        for slices, output in run_slices(system.runner, "slices", hu, np.array([z]), box, 1, facing):
             yield slices, box, output
 
 

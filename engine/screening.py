@@ -176,15 +176,15 @@ def screen(
             lungs, with_lung = search.result()
         whole = volume.whole()
         with watch.stage("jcs_classify"):
-            jcs_findings = jcs.classify(whole.hu, with_lung, scores, systems.jcs)
+            jcs_findings = jcs.classify(whole, with_lung, scores, systems.jcs)
         with watch.stage("jcs_segment"):
             mask = LabelVolume(whole.shape, np.bool_)
             if jcs_findings.positive or always_segment:
                 rim = in_pixels(LUNG_RIM_MM, whole.geometry)
-                mask = jcs.segment(whole.hu, lungs, with_lung, rim, systems.jcs)
+                mask = jcs.segment(whole, lungs, with_lung, rim, systems.jcs)
         measuring = beside.submit(label_lesions, mask, whole)
         with watch.stage("m3lung_slices"):
-            outputs = m3lung.classify_slices(whole.hu, lungs, with_lung, systems.m3lung)
+            outputs = m3lung.classify_slices(whole, lungs, with_lung, systems.m3lung)
         with watch.stage("m3lung_patient"):
             m3_findings = m3lung.assess(outputs, systems.m3lung)
         with watch.stage("lesions"):

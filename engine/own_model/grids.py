@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import RunnerFailed
+from engine.facing import Facing, facing_of
 from engine.jcs import centre_crop
 from engine.label_volume import LabelVolume
 from engine.lungs import Box, volume_box
@@ -17,9 +18,6 @@ from engine.volume import Geometry
 
 MOST_SAMPLES = 2**28
 """Samples of one tensor (1 GiB of float32) beyond which a spacing or shape is refused."""
-
-_STRAIGHT = 0.7
-"""Cosine (45 degrees) from which on rows, columns and slices count as leading along an axis of the patient."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +37,8 @@ def slice_grid(
 ) -> Grid:
     """The samples within each slice. Raises RunnerFailed where the series cannot be brought into that form."""
     box = _box(metadata, shape, lungs)
-    _, turned_rows, turned_columns = _turned(metadata, geometry)
-    return _checked(
-        Grid(None, *_plane(metadata, geometry, shape, box, (turned_rows, turned_columns))), metadata
-    )
+    facing = _facing(metadata, geometry)
+    return _checked(Grid(None, *_plane(metadata, geometry, shape, box, facing)), metadata)
 
 
 def volume_grid(
@@ -57,9 +53,9 @@ def volume_grid(
     with_lung = lungs.occupied()
     if metadata.preprocessing.crop == "lungs" and len(with_lung):
         first, end = int(with_lung[0]), int(with_lung[-1]) + 1
-    turned_slices, *turned = _turned(metadata, geometry)
-    slices = _slice_axis(metadata, geometry, first, end, turned_slices)
-    rows, columns = _plane(metadata, geometry, shape, box, (turned[0], turned[1]))
+    facing = _facing(metadata, geometry)
+    slices = _slice_axis(metadata, geometry, first, end, facing.slices)
+    rows, columns = _plane(metadata, geometry, shape, box, facing)
     return _checked(Grid(slices, rows, columns), metadata)
 
 
@@ -77,11 +73,11 @@ def _plane(
     geometry: Geometry,
     shape: tuple[int, int, int],
     box: Box,
-    turned: tuple[bool, bool],
+    facing: Facing,
 ) -> tuple[Axis, Axis]:
     top, left, bottom, right = box
-    rows = _plane_axis(metadata, 0, (top, bottom), shape[1], geometry.pixel_spacing[0], turned[0])
-    return rows, _plane_axis(metadata, 1, (left, right), shape[2], geometry.pixel_spacing[1], turned[1])
+    rows = _plane_axis(metadata, 0, (top, bottom), shape[1], geometry.pixel_spacing[0], facing.rows)
+    return rows, _plane_axis(metadata, 1, (left, right), shape[2], geometry.pixel_spacing[1], facing.columns)
 
 
 def _plane_axis(
@@ -123,21 +119,17 @@ def _count(natural: int, side: int | str, metadata: OwnModelMetadata) -> int:
     return math.ceil(natural / multiple) * multiple
 
 
-def _turned(metadata: OwnModelMetadata, geometry: Geometry) -> tuple[bool, bool, bool]:
+def _facing(metadata: OwnModelMetadata, geometry: Geometry) -> Facing:
     """Whether slices, rows and columns are to be turned round."""
     wanted = metadata.preprocessing.orientation
     if wanted is None:
-        return False, False, False
-    along = (geometry.row_direction[0], geometry.column_direction[1], geometry.normal[2])
-    if min(abs(float(v)) for v in along) < _STRAIGHT:
+        return Facing()
+    facing = facing_of(geometry, wanted)
+    if facing is None:
         raise RunnerFailed(
             f"{metadata.name} wants orientation {wanted}, and the series is not axial: it is not given to it"
         )
-    columns, rows, slices = (
-        (letter == positive) != (value > 0)
-        for letter, positive, value in zip(wanted, "LPS", along, strict=True)
-    )
-    return slices, rows, columns
+    return facing
 
 
 def _checked(grid: Grid, metadata: OwnModelMetadata) -> Grid:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import OutOfDeviceMemory, RunnerFailed
+from engine.facing import Facing
 from engine.lungs import Box
 from engine.runners.interface import Runner, Tensors
 
@@ -51,21 +52,33 @@ class Output:
 
 
 def run_slices(
-    runner: Runner, graph: str, hu: npt.NDArray[np.int16], indices: Indices, box: Box, batch: int
+    runner: Runner,
+    graph: str,
+    hu: npt.NDArray[np.int16],
+    indices: Indices,
+    box: Box,
+    batch: int,
+    facing: Facing = Facing(),  # noqa: B008 (frozen)
 ) -> Iterator[tuple[Indices, Output]]:
     """Run `graph` on the crop `box` of the slices `indices` of int16 [Z, Y, X] HU; yields (indices, outputs).
 
-    A runner that is out of memory gets half as many slices from there on. Raises RunnerFailed.
+    The crop is turned as `facing` says, and so are outputs that are maps of it. A runner that is out of memory gets
+    half as many slices from there on. Raises RunnerFailed.
     """
 
     def each(batches: Iterable[Indices]) -> Iterator[Output]:
-        return (output for _, output in run_batches(runner, graph, hu, batches, box))
+        return (output for _, output in run_batches(runner, graph, hu, batches, box, facing))
 
     return in_batches(each, indices, batch)
 
 
 def run_batches(
-    runner: Runner, graph: str, hu: npt.NDArray[np.int16], batches: Iterable[Indices], box: Box
+    runner: Runner,
+    graph: str,
+    hu: npt.NDArray[np.int16],
+    batches: Iterable[Indices],
+    box: Box,
+    facing: Facing,
 ) -> Iterator[tuple[Indices, Output]]:
     """As `run_slices`, for batches that are not known before: they are taken as calls become free.
 
@@ -76,15 +89,15 @@ def run_batches(
     def crops() -> Iterator[Tensors]:
         for some in batches:
             under_way.append(some)
-            yield _cropped(hu, some, box)
+            yield _cropped(hu, some, box, facing)
 
     for tensors in runner.run_each(graph, crops()):
         yield under_way.popleft(), Output(graph, tensors)
 
 
-def _cropped(hu: npt.NDArray[np.int16], some: Indices, box: Box) -> Tensors:
+def _cropped(hu: npt.NDArray[np.int16], some: Indices, box: Box, facing: Facing) -> Tensors:
     top, left, bottom, right = box
-    return {"hu": np.ascontiguousarray(hu[some, top:bottom, left:right])}
+    return {"hu": np.ascontiguousarray(facing.turned(hu[some, top:bottom, left:right]))}
 
 
 def in_batches(

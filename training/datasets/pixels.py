@@ -18,6 +18,7 @@ import SimpleITK
 from PIL import Image
 
 from engine.errors import EngineError
+from engine.facing import facing_as_trained
 from engine.loading import load_series
 from engine.volume import Volume
 from training.datasets.items import DatasetError, Item, Plane
@@ -148,7 +149,9 @@ def decode_volume(path: Path) -> Stored:
     Raises DatasetError.
     """
     if path.is_dir():
-        return _dicom_volume(path).hu
+        volume = _dicom_volume(path)
+        facing = facing_as_trained(volume.geometry)
+        return facing.ordered(facing.turned(volume.hu))
     _require_whole(path)
     try:
         image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(path)), "LPS")  # type: ignore[no-untyped-call]

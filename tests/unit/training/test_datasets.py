@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pytest
 import SimpleITK
 from PIL import Image
+from pydicom import examples
 
 from training.datasets.check import check, require, require_kinds
 from training.datasets.items import GREY_UNKNOWN_WINDOW, Dataset, DatasetError, Item, Plane
-from training.datasets.pixels import PixelSource
+from training.datasets.pixels import PixelSource, decode_volume
 from training.datasets.registry import READERS, open_dataset
 from training.datasets.splits import with_splits
 
@@ -175,6 +176,22 @@ def test_covid_ct_md_flags_run_feet_to_head(tmp_path: Path, pixels: PixelSource)
     dataset = open_dataset(tmp_path)
     assert [(i.label, i.lesion) for i in dataset.items] == [(3, False), (3, False), (3, True)]
     assert [pixels.hu(i)[0, 0] for i in dataset.items] == [-1000, -999, -998]
+
+
+def test_a_dicom_folder_faces_as_all_volumes_do(tmp_path: Path) -> None:
+    """Stored head to feet, rows to the front: read feet to head, rows to the back, as a mask in NIfTI is."""
+    folder = tmp_path / "covid-1"
+    folder.mkdir()
+    header = examples.ct
+    header.ImageOrientationPatient = [1, 0, 0, 0, -1, 0]
+    stored = np.arange(3 * 128 * 128, dtype=np.int16).reshape(3, 128, 128) % 1999
+    for number, (plane, height) in enumerate(zip(stored, (40, 20, 0), strict=True)):
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+        header.ImagePositionPatient, header.InstanceNumber = [-50, 50, height], number
+        header.RescaleSlope, header.RescaleIntercept = 1, -1024
+        header.PixelData = plane.tobytes()
+        header.save_as(folder / f"{number}.dcm")
+    np.testing.assert_array_equal(decode_volume(folder), stored[::-1, ::-1] - 1024)
 
 
 @pytest.mark.real_data
