@@ -9,7 +9,6 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
@@ -22,6 +21,7 @@ from node.metrics import StoreMetrics
 from node.shared_spool import reachable_storage
 from node.web import destinations, health, login, overview, packages, settings, studies, study
 from node.web.access import SESSION_KEY, Access, Role, kept_secret, open_access
+from node.web.sessions import Sessions
 from node.web.site import Clock, Site, guarded, open_templates
 from store.database import Database
 from store.gauges import newest_marks
@@ -136,11 +136,10 @@ def build_app(site: Site) -> Starlette:
         Mount("/static", StaticFiles(directory=STATIC), name="static"),
     ]
     session = Middleware(
-        SessionMiddleware,
-        secret_key=kept_secret(site.storage / SESSION_KEY),
-        session_cookie="lungnode",
-        max_age=int(web.session_hours * 3600),
-        same_site="strict",
+        Sessions,
+        key=kept_secret(site.storage / SESSION_KEY),
+        cookie="lungnode",
+        seconds=int(web.session_hours * 3600),
     )
     return Starlette(
         routes=routes,

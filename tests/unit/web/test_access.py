@@ -91,3 +91,35 @@ def test_every_answer_carries_the_security_headers(open_page: Callable[..., obje
 def test_a_body_longer_than_any_form_is_refused(open_page: Callable[..., object]) -> None:
     page = open_page()
     assert page.client.post("/login", content=b"token=" + b"x" * 70_000).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("headers", "secure"),
+    [
+        ({}, False),
+        ({"Origin": "http://testserver"}, False),
+        ({"Origin": "https://node.example"}, True),
+        ({"X-Forwarded-Proto": "https"}, True),
+        ({"X-Forwarded-Proto": "HTTPS, http"}, True),
+        ({"X-Forwarded-Proto": "http, https"}, False),
+    ],
+)
+def test_the_cookie_is_kept_to_tls_where_the_browser_came_by_it(
+    open_page: Callable[..., object], headers: dict[str, str], secure: bool
+) -> None:
+    page = open_page()
+    answer = page.client.post("/login", data={"token": ADMIN_TOKEN}, headers=headers, follow_redirects=False)
+    name, *attributes = (part.strip().lower() for part in answer.headers["Set-Cookie"].split(";"))
+    assert name.startswith("lungnode=")
+    assert {"httponly", "samesite=strict", "path=/", "max-age=43200"} <= set(attributes)
+    assert ("secure" in attributes) is secure
+
+
+def test_a_session_by_tls_goes_on_and_ends(open_page: Callable[..., object]) -> None:
+    page = open_page()
+    page.client.base_url = "https://testserver"
+    page.log_in(ADMIN_TOKEN)
+    page.get("/studies")
+    answer = page.client.post("/logout", follow_redirects=False)
+    assert "secure" in answer.headers["Set-Cookie"].lower()
+    assert page.client.get("/studies").status_code == 401
