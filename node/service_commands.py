@@ -61,9 +61,17 @@ def install_service(
     [bold]Example:[/bold] sudo lungnode install-service --start
     """
     from node.service_layout import install, run_program, system_layout, user_layout
+    from node.service_units import unseen
 
+    program = Path(sys.argv[0]).resolve()
     layout = user_layout(configuration) if user else system_layout(configuration, root)
-    done = install(layout, Path(sys.argv[0]).resolve())
+    needed = (program, Path(sys.executable).resolve(), layout.configuration)
+    if not user and root == Path("/") and (hidden := unseen(needed)):
+        raise CommandError(
+            f"{hidden}: the services' sandbox hides this from them; install below /opt, with a Python of the system, "
+            "or use --user for services of your own"
+        )
+    done = install(layout, program)
     manager = ["systemctl", "--user"] if user else ["systemctl"]
     command = " ".join(manager)
     started = start and root == Path("/")

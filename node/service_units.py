@@ -34,6 +34,9 @@ OF_A_USER = frozenset(
 )
 """Directives of [Service] that a user's own manager can keep; the others take rights that it has not."""
 
+OUT_OF_SIGHT = tuple(Path(folder) for folder in ("/home", "/root", "/run/user", "/tmp", "/var/tmp"))
+"""What ProtectHome and PrivateTmp of the system's units hide from the services (systemd.exec(5))."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -50,6 +53,11 @@ def shipped_units() -> Path:
     if not (folder / "lungnode.target").is_file():
         raise FileNotFoundError("the units of systemd are not in this installation; install lungnode again")
     return folder
+
+
+def unseen(paths: Iterable[Path]) -> Path | None:
+    """The first of these absolute paths that services of the system could not see; None where they see all."""
+    return next((path for path in paths if any(path.is_relative_to(f) for f in OUT_OF_SIGHT)), None)
 
 
 def fitted(text: str, place: Place) -> str:
