@@ -68,6 +68,7 @@ class JCSFindings:
     positive_count, threshold, rule: the patient rule (A.3): positive when positive_count > threshold.
     outside_paper_protocol: fewer than 250 slices, so the printed threshold of 25 does not apply as it is.
     activation_maps: float32 [Z, h, w] in [0, 1], eq. 1-2 with min-max per slice; all 0 for negative slices.
+    slice_threshold: a slice is positive when its probability is above this, which the package says.
     """
 
     package: PackageReference
@@ -78,6 +79,7 @@ class JCSFindings:
     outside_paper_protocol: bool
     slice_probabilities: npt.NDArray[np.float32]
     activation_maps: npt.NDArray[np.float32]
+    slice_threshold: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)

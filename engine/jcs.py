@@ -117,6 +117,7 @@ def classify(volume: Volume, with_lung: Mask, scores: SliceScores, system: JCSSy
         outside_paper_protocol=verdict.outside_paper_protocol,
         slice_probabilities=probabilities,
         activation_maps=maps,
+        slice_threshold=thresholds.slice,
     )
 
 

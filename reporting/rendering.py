@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from engine.facing import facing_as_trained
 from engine.findings import Findings, PneumoniaClass
 from engine.volume import Geometry, Volume
 from reporting.contours import iso_contours
@@ -188,11 +189,11 @@ def _jcs_box(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> None:
         y = chart.bottom - share * chart.height
         draw.line((chart.left, y, chart.right, y), _GRID)
         draw.text((chart.left - 8, y), f"{share * 100:.0f} %", _DIM, _font(12), anchor="rm")
-    values = findings.jcs.slice_probabilities
+    values, limit = findings.jcs.slice_probabilities, findings.jcs.slice_threshold
     step = chart.width / len(values)
     for z, value in enumerate(values):
         x = chart.left + z * step
-        color = JCS_COLOR if value > 0.5 else _DIM
+        color = JCS_COLOR if value > limit else _DIM
         top = chart.bottom - max(1.0, float(value) * chart.height)
         draw.rectangle((x, top, x + max(1.0, step - 1), chart.bottom), color)
     draw.text((chart.left, chart.bottom + 6), "first slice", _DIM, _font(12))
@@ -221,20 +222,23 @@ def _m3lung_box(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> Non
 
 
 def _projections(page: Image.Image, box: _Box, findings: Findings, volume: Volume) -> None:
-    """The whole volume from the front and from the side, lesions laid over it."""
-    geometry = volume.geometry
+    """The whole volume from the front and from the side, lesions laid over it.
+
+    The head on top, the patient's right and front to the left, however the series is stored.
+    """
+    geometry, facing = volume.geometry, facing_as_trained(volume.geometry)
     depth = geometry.slice_spacing * volume.shape[0]
     axial = abs(geometry.normal[2]) > 0.8
     labels = ("coronal", "sagittal") if axial else ("along the columns", "along the rows")
-    for i, axis in enumerate((1, 2)):
+    for i, (axis, turned) in enumerate(((1, facing.columns), (2, facing.rows))):
+        upright = np.s_[:: 1 if facing.slices else -1, :: -1 if turned else 1]
         across = (geometry.pixel_spacing[1] * volume.shape[2], geometry.pixel_spacing[0] * volume.shape[1])[i]
         room = (box.width // 2 - 8, box.height - 22)
         scale = min(room[0] / across, room[1] / depth)
         shape = (max(1, round(depth * scale)), max(1, round(across * scale)))
-        # The last slice is the highest for an ordinary axial series: it goes on top.
-        grey = _windowed(volume.hu.mean(axis=axis)[::-1], shape, (-500.0, 1000.0))
+        grey = _windowed(volume.hu.mean(axis=axis)[upright], shape, (-500.0, 1000.0))
         lesion = np.array([(plane > 0).mean(axis=axis - 1) for plane in findings.lesion_labels])
-        lesion = lesion[::-1].astype(np.float32)
+        lesion = lesion[upright].astype(np.float32)
         lesion = np.sqrt(lesion / lesion.max()) if lesion.any() else lesion
         place = (box.left + i * (box.width // 2), box.top)
         page.paste(Image.fromarray(_blended(grey, _enlarged(lesion, shape), LESION_COLOR, 0.9)), place)

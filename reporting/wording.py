@@ -89,7 +89,8 @@ def lesion_summary(findings: Findings) -> str:
     count = len(findings.lesions)
     lung = f"Lung volume {findings.lung_volume_ml:.0f} ml"
     if count == 0:
-        return f"No lesion segmented (JCS segments positive studies only). {lung}."
+        why = "" if findings.jcs.positive else " (JCS segments positive studies only)"
+        return f"No lesion segmented{why}. {lung}."
     noun = "lesion" if count == 1 else "lesions"
     return (
         f"{count} {noun}, {findings.lesion_volume_ml:.1f} ml, "

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from turned_series import stored_as
 
 from engine.facing import Facing, facing_of
 from engine.runners.interface import Results, Runner, RunnerOptions, Tensors
 from engine.screening import open_systems, screen
-from engine.volume import Geometry, Volume
 
 EXACT = RunnerOptions(precision="f32", threads=1, batch=5)
 
@@ -39,23 +39,6 @@ class _Watched:
 
     def close(self) -> None:
         self._runner.close()
-
-
-def stored_as(volume: Volume, facing: Facing) -> Volume:
-    """The same patient in the same place, with slices, rows and columns stored the other way round."""
-    was = volume.geometry
-    corner = np.array([[z, 0.0, 0.0] for z in range(len(volume.hu))])
-    corner[:, 1] = (volume.shape[1] - 1) * facing.rows
-    corner[:, 2] = (volume.shape[2] - 1) * facing.columns
-    geometry = Geometry(
-        facing.ordered(was.to_patient(corner)),
-        was.row_direction * (-1 if facing.columns else 1),
-        was.column_direction * (-1 if facing.rows else 1),
-        was.pixel_spacing,
-        was.slice_thickness,
-    )
-    assert (np.diff(geometry.offsets) > 0).all()
-    return replace(volume, hu=facing.ordered(facing.turned(volume.hu)), geometry=geometry)
 
 
 @pytest.mark.parametrize("facing", [PRONE, MIRRORED, FEET_LAST])

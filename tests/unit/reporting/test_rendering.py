@@ -6,9 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from turned_series import stored_as
 
+from engine.facing import Facing
 from engine.findings import PneumoniaClass
+from engine.label_volume import LabelVolume
 from reporting.phantom_case import PhantomCase, make_case
+from reporting.presentation_state import JCS_COLOR
 from reporting.rendering import (
     PAGE_SIZE,
     SLICE_SIZE,
@@ -88,6 +92,26 @@ def test_page_shows_the_disagreement() -> None:
     reddish = [int(((p[..., 0] > 200) & (p[..., 1] < 120)).sum()) for p in red]
     assert reddish[0] == 0
     assert reddish[1] > 500
+
+
+def test_chart_marks_the_slices_that_were_counted() -> None:
+    findings, volume = make_case(PhantomCase())
+    probabilities = np.array([0.6, 0.1, 0.9, 0.0, 0.65, 0.2], dtype=np.float32)
+    for threshold, marked in ((0.5, 3), (0.7, 1)):
+        jcs = dataclasses.replace(findings.jcs, slice_probabilities=probabilities, slice_threshold=threshold)
+        page = np.asarray(render_page(dataclasses.replace(findings, jcs=jcs), volume))
+        bottom_of_chart = (page[285] == JCS_COLOR).all(axis=1).astype(int)
+        assert (np.diff(bottom_of_chart) == 1).sum() == marked
+
+
+@pytest.mark.parametrize("facing", [Facing(slices=True, columns=True), Facing(rows=True, columns=True)])
+def test_projections_have_the_head_on_top(facing: Facing) -> None:
+    findings, volume = make_case(PhantomCase(slices=12, lesions=1))
+    labels = LabelVolume.of(facing.ordered(facing.turned(np.asarray(findings.lesion_labels))))
+    turned = render_page(dataclasses.replace(findings, lesion_labels=labels), stored_as(volume, facing))
+    usual = render_page(findings, volume)
+    projections = (32, 640, 632, 954)
+    np.testing.assert_array_equal(usual.crop(projections), turned.crop(projections))
 
 
 def test_summary_slices_are_ordered_and_few() -> None:

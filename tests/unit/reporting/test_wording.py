@@ -41,4 +41,6 @@ def test_one_lesion_is_singular_and_none_is_said() -> None:
     one, _ = make_case(PhantomCase(lesions=1))
     assert lesion_summary(one).startswith("1 lesion, ")
     none, _ = make_case(PhantomCase(lesion_slices=0))
-    assert lesion_summary(none).startswith("No lesion segmented")
+    assert lesion_summary(none).startswith("No lesion segmented (JCS segments positive studies only)")
+    searched = dataclasses.replace(none, jcs=dataclasses.replace(none.jcs, positive=True))
+    assert lesion_summary(searched).startswith("No lesion segmented. Lung volume")
