@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import deleted_images, deliveries, ledger
+from store.finishing import finish_if_delivered
 from store.models import Delivery, Instance, Study, Transition
-from store.results import finish_if_delivered
 from store.states import UNDERWAY, DeliveryState, StudyState
 
 

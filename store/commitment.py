@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from store import ledger
 from store.deliveries import Backoff, DeliveryTaken, next_at, take
+from store.finishing import finish_if_delivered
 from store.models import CommitmentRequest, Delivery, Instance, Result, Study
 from store.receipts import Peer
-from store.results import finish_if_delivered
 from store.states import DeliveryState
 from store.upsert import insert_if_absent
 from store.wakeups import Topic, announce

@@ -11,8 +11,9 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from store import ledger
+from store.finishing import finish_if_delivered
 from store.models import Delivery, Result, Study
-from store.results import finish_if_delivered, make_due
+from store.results import make_due
 from store.states import IN_VAIN, DeliveryState
 from store.wakeups import Topic, announce
 

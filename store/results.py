@@ -5,19 +5,19 @@ The files lie in the outbox, on disk, before this runs; the commit makes them re
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from store import ledger
 from store.claims import Claim, held_study
+from store.finishing import finish_if_delivered
 from store.models import Delivery, Result, Revision, Screening, Study
-from store.states import IN_VAIN, UNDERWAY, DeliveryState, StudyState
+from store.states import IN_VAIN, DeliveryState, StudyState
 from store.verdicts import verdict_text
 
 
@@ -71,6 +71,7 @@ def record_results(
         )
         session.add(screening)
         session.flush()
+    screening.finished_at = now
     added = _add_what_is_new(session, study, screening, objects, destinations, now)
     study.verdict = verdict_text(summary)
     why = f"screened, {len(objects)} objects"
@@ -79,37 +80,6 @@ def record_results(
     ledger.change_state(session, study, StudyState.DELIVERING, who=claim.worker, why=why, now=now)
     session.flush()
     finish_if_delivered(session, study, who=claim.worker, now=now)
-
-
-def finish_if_delivered(session: Session, study: Study, *, who: str, now: datetime) -> None:
-    """End a delivering study whose deliveries all have.
-
-    Delivered, also where a destination does not accept some kind of object; failed where one refused an object, or
-    accepted none.
-    """
-    if study.state is not StudyState.DELIVERING:
-        return
-    counts: dict[str, Counter[DeliveryState]] = defaultdict(Counter)
-    rows = session.execute(
-        select(Delivery.destination, Delivery.state, func.count())
-        .where(Delivery.study_id == study.id)
-        .group_by(Delivery.destination, Delivery.state)
-    )
-    for destination, state, count in rows:
-        counts[destination][state] = count
-    together = sum(counts.values(), Counter[DeliveryState]())
-    if any(together[state] for state in UNDERWAY):
-        return
-    in_vain = any(c[DeliveryState.NOT_ACCEPTED] and not c[DeliveryState.DELIVERED] for c in counts.values())
-    left_out = _left_out(session, study)
-    if together[DeliveryState.REFUSED] or in_vain:
-        ledger.change_state(session, study, StudyState.FAILED, who=who, why=left_out, now=now)
-        return
-    delivered = together[DeliveryState.DELIVERED]
-    why = f"{delivered} deliveries done" if delivered else "no destination wants a result"
-    if left_out:
-        why = f"{why}; {left_out}"
-    ledger.change_state(session, study, StudyState.DELIVERED, who=who, why=why, now=now)
 
 
 def make_due(delivery: Delivery, now: datetime) -> None:
@@ -184,17 +154,3 @@ def _add_object(session: Session, screening: Screening, item: ResultObject, now:
     session.add(result)
     session.flush()
     return result
-
-
-def _left_out(session: Session, study: Study) -> str:
-    """What did not arrive where, and why; empty where everything did."""
-    ends = {DeliveryState.REFUSED: "refused", DeliveryState.NOT_ACCEPTED: "does not accept"}
-    rows = session.execute(
-        select(Delivery.destination, Delivery.state, Result.kind, Delivery.last_error)
-        .join(Result, Result.id == Delivery.result_id)
-        .where(Delivery.study_id == study.id, Delivery.state.in_(tuple(ends)))
-        .order_by(Delivery.id)
-    )
-    return "; ".join(
-        f"{destination} {ends[state]} {kind}: {error}" for destination, state, kind, error in rows
-    )

@@ -13,10 +13,10 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from store import ledger
+from store.finishing import finish_if_delivered
 from store.models import (
     AssociationRecord,
     Carriage,
-    Delivery,
     Instance,
     Result,
     Revision,
@@ -25,7 +25,7 @@ from store.models import (
 )
 from store.priorities import Priority
 from store.routing import Routing
-from store.states import UNDERWAY, StudyState
+from store.states import StudyState
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,8 @@ def _resume(session: Session, study: Study, revision: Revision, *, who: str, now
         _change(session, study, StudyState.COMPLETE, who, why, now)
         return
     _change(session, study, StudyState.DELIVERING, who, why, now)
-    waiting = session.scalar(
-        select(func.count())
-        .select_from(Delivery)
-        .where(Delivery.study_id == study.id, Delivery.state.in_(UNDERWAY))
-    )
-    if not waiting:
-        _change(session, study, StudyState.DELIVERED, who, "already delivered", now)
+    session.flush()
+    finish_if_delivered(session, study, who=who, now=now)
 
 
 def _change(session: Session, study: Study, after: StudyState, who: str, why: str, now: datetime) -> None:

@@ -101,7 +101,11 @@ class Life:
         return found
 
     def finish(
-        self, held: claims.Claim, at: datetime | None = None, routes: dict[str, tuple[str, ...]] = PACS
+        self,
+        held: claims.Claim,
+        at: datetime | None = None,
+        routes: dict[str, tuple[str, ...]] = PACS,
+        settings_digest: str = SETTINGS,
     ) -> None:
         """A worker has results."""
         with self.database.write() as session:
@@ -110,7 +114,7 @@ class Life:
                 held,
                 objects(held.revision),
                 destinations=routes,
-                settings_digest=SETTINGS,
+                settings_digest=settings_digest,
                 summary={"jcs": {"positive": True}},
                 now=at or self.now,
             )
@@ -380,6 +384,63 @@ def test_a_refused_object_fails_the_study_when_the_others_are_through(screened_s
     assert [d.kind for d in screened_study.due()] == ["seg"]
 
 
+def refuse(life: Life, item: deliveries.DueDelivery) -> None:
+    with life.database.write() as session:
+        deliveries.record_refused(session, item, who="sender", why="no room", now=life.now)
+
+
+def test_what_was_refused_of_an_earlier_revision_does_not_fail_the_newest(screened_study: Life) -> None:
+    refuse(screened_study, screened_study.due()[0])
+    screened_study.deliver(screened_study.due(screened_study.now + LEASE * 2)[0])
+    assert screened_study.state is StudyState.FAILED
+    screened_study.receive(2)
+    screened_study.complete()
+    screened_study.finish(screened_study.claim())
+    screened_study.deliver_all()
+    line = screened_study.account.study
+    assert line.state is StudyState.DELIVERED
+    assert line.reason == "2 deliveries done; of an earlier screening: pacs refused seg: no room"
+
+
+def test_a_refusal_of_the_newest_revision_fails_the_study_though_an_earlier_one_arrived(
+    delivered_study: Life,
+) -> None:
+    delivered_study.receive(2)
+    delivered_study.complete()
+    delivered_study.finish(delivered_study.claim())
+    first, other = delivered_study.due()
+    refuse(delivered_study, first)
+    delivered_study.deliver(other)
+    assert delivered_study.state is StudyState.FAILED
+
+
+def test_the_screening_that_was_finished_last_decides(screened_study: Life) -> None:
+    """Settings are changed because of a refusal, and changed back: each time the newest outcome counts."""
+    seg, sr = screened_study.due()
+    refuse(screened_study, seg)
+    screened_study.deliver(sr)
+    later = screened_study.now + timedelta(hours=1)
+    ask(screened_study, "rescreen")
+    screened_study.finish(screened_study.claim(), later, settings_digest="e" * 64)
+    screened_study.deliver_all(later)
+    assert screened_study.state is StudyState.DELIVERED
+    ask(screened_study, "rescreen")
+    screened_study.finish(screened_study.claim(later), later + timedelta(hours=1))
+    (again,) = screened_study.due(later + timedelta(hours=1))
+    refuse(screened_study, again)
+    assert screened_study.state is StudyState.FAILED
+
+
+def test_an_unchanged_set_stays_failed_where_its_delivery_was_refused(screened_study: Life) -> None:
+    seg, sr = screened_study.due()
+    refuse(screened_study, seg)
+    screened_study.deliver(sr)
+    with screened_study.database.write() as session:
+        study = ledger.locked_study_by_uid(session, STUDY)
+        ledger.change_state(session, study, StudyState.RECEIVING, who="test", why="", now=screened_study.now)
+    assert screened_study.complete() is StudyState.FAILED
+
+
 def test_a_delivery_of_a_dead_sender_is_taken_over(screened_study: Life) -> None:
     first = screened_study.due()
     assert screened_study.due() == []
@@ -415,8 +476,7 @@ def test_screening_again_with_the_same_settings_adds_nothing(delivered_study: Li
 
 def test_screening_again_tries_again_what_was_refused(screened_study: Life) -> None:
     seg, sr = screened_study.due()
-    with screened_study.database.write() as session:
-        deliveries.record_refused(session, seg, who="sender", why="no room", now=screened_study.now)
+    refuse(screened_study, seg)
     screened_study.deliver(sr)
     with screened_study.database.write() as session:
         admin.rescreen(session, STUDY, who="admin", now=screened_study.now)
