@@ -2,7 +2,8 @@
 
 The whole node (`lungnode serve`, the packages of `models/`) and a PACS on loopback. Small phantom studies come whole,
 twice, or with late slices; between them data sets that cannot be filed. In the end: what was acknowledged, lost and
-doubled, and what each process needed at the beginning and at the end. Exits with 1 where anything was lost or doubled.
+doubled, and what each process needed at the beginning, every minute and at the end. Exits with 1 where anything was
+lost or doubled.
 """
 
 from __future__ import annotations
@@ -51,14 +52,35 @@ class Load:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a process needs: resident memory in MiB, open files, threads."""
+    """What a process needs: resident memory in MiB and how much of it is no mapped file, open files, threads."""
 
     memory: int
+    anonymous: int
     files: int
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.memory} MiB, {self.files} files, {self.threads} threads"
+        return f"{self.memory} MiB ({self.anonymous} anonymous), {self.files} files, {self.threads} threads"
+
+
+@dataclass
+class Course:
+    """Prints what the processes need once a minute, when it is looked at."""
+
+    database: Database
+    began: float = field(default_factory=time.monotonic)
+    minutes: int = 0
+
+    def look(self) -> None:
+        """Print a line where the next minute is over."""
+        passed = int((time.monotonic() - self.began) / 60)
+        if passed <= self.minutes:
+            return
+        self.minutes = passed
+        with self.database.read() as session:
+            ended = queries.counts_by_state(session)[StudyState.DELIVERED]
+        each = ", ".join(f"{name.partition('-')[0]} {now}" for name, now in needs(self.database).items())
+        print(f"minute {passed:3}, {ended:3} studies delivered: {each}", flush=True)
 
 
 def main() -> None:
@@ -80,11 +102,12 @@ def main() -> None:
             await_answer(port)
             database = open_database(f"sqlite:///{folder / 'lungnode.db'}")
             load = Load()
-            drive(load, port, random.Random(arguments.seed), 0.0)  # one of each, so that everything is loaded
-            settle(database)
+            course = Course(database)
+            drive(load, port, random.Random(arguments.seed), 0.0, course)  # one of each: everything is loaded
+            settle(database, course)
             before = needs(database)
-            drive(load, port, random.Random(arguments.seed + 1), arguments.minutes * 60)
-            settle(database)
+            drive(load, port, random.Random(arguments.seed + 1), arguments.minutes * 60, course)
+            settle(database, course)
             ok = report(load, database, folder, pacs, before, needs(database))
         finally:
             node.terminate()
@@ -105,11 +128,12 @@ def configuration(folder: Path, port: int, pacs: StorageSCP) -> dict[str, object
     }
 
 
-def drive(load: Load, port: int, chance: random.Random, seconds: float) -> None:
+def drive(load: Load, port: int, chance: random.Random, seconds: float, course: Course) -> None:
     """Send a mixed load for so long, and at least one of each kind."""
     deadline = time.monotonic() + seconds
     kinds = ["whole", "twice", "late", "bad"]
     while kinds or time.monotonic() < deadline:
+        course.look()
         kind = kinds.pop() if kinds else chance.choice(["whole", "whole", "twice", "late", "bad"])
         load.sent[kind] += 1
         volume = phantom_volume(SLICES, SIZE, seed=chance.randrange(10**6), ill=chance.random() < 0.5)
@@ -144,10 +168,11 @@ def node_at(port: int) -> Peer:
     return Peer("LUNGNODE", "127.0.0.1", port)
 
 
-def settle(database: Database) -> None:
+def settle(database: Database, course: Course) -> None:
     """Wait until every study has ended."""
     time.sleep(5)
     while True:
+        course.look()
         with database.read() as session:
             counts = queries.counts_by_state(session)
         if not any(counts[state] for state in UNFINISHED):
@@ -199,8 +224,9 @@ def needs(database: Database) -> dict[str, Needs]:
     found = {}
     for name in names:
         process = psutil.Process(int(name.rpartition("-")[2].partition("@")[0]))
-        memory = process.memory_info().rss // 2**20
-        found[name] = Needs(memory, process.num_fds(), process.num_threads())
+        memory = process.memory_info()
+        anonymous = (memory.rss - memory.shared) // 2**20
+        found[name] = Needs(memory.rss // 2**20, anonymous, process.num_fds(), process.num_threads())
     return found
 
 
