@@ -11,8 +11,7 @@ import numpy as np
 from engine.openvino_offline import opset13 as ops
 from engine.openvino_offline import ov
 from engine.packages import ModelPackage
-from engine.runners.interface import RunnerOptions
-from engine.runners.openvino_runner import chosen_precision
+from engine.runners.openvino_runner import OpenVINOBackend
 
 CHANNELS, SIDE = 256, 128
 """Of the plain convolution, 3x3, from and to as many channels: 9.7 billion multiply-adds, its weights in the cache."""
@@ -47,7 +46,7 @@ def attainable(cores: int) -> tuple[str, float]:
     and taken times `cores`.
     """
     core = ov.Core()
-    precision = chosen_precision(RunnerOptions(), list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
+    precision = "bf16" if OpenVINOBackend().offers("bf16") else "f32"
     image = ops.parameter([1, CHANNELS, SIDE, SIDE], np.float32)
     kernel = np.random.default_rng(0).normal(size=(CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
     plain = ops.convolution(image, ops.constant(kernel), [1, 1], [1, 1], [1, 1], [1, 1])

@@ -38,6 +38,7 @@ from engine.runners.interface import RunnerOptions
 from engine.series_choice import SeriesRules
 from node.capacity.queueing import PERCENTILES, waiting_times
 from node.casework import Occasion, open_casework
+from node.caseworks import Caseworks
 from node.configuration import Configuration, ScreeningConfiguration
 from node.phantom import phantom_study, phantom_volume
 from node.worker import Worker
@@ -422,7 +423,7 @@ def a_worker(database: Database, storage: Path, casework: Any, name: str) -> Wor
     return Worker(
         database=database,
         storage=storage,
-        casework=casework,
+        caseworks=lambda: Caseworks(casework),
         destinations={},
         name=name,
         lease=LEASE,

@@ -102,11 +102,15 @@ class EngineBuilder:
         """The first engine of the recipe's precisions that is there, or can be built, and passes its checks.
 
         An engine that failed before is not tried again unless `again`. Raises RunnerFailed with every reason when
-        none is left.
+        none is left, or where the cache cannot be written.
         """
         reasons = []
         for candidate in self.candidates(precision):
-            record = self._one(package, graph, candidate, again)
+            try:
+                record = self._one(package, graph, candidate, again)
+            except OSError as error:
+                why = error.strerror or str(error)
+                raise RunnerFailed(f"no engines can be kept in {self.cache.folder}: {why}") from error
             if record.state == "ready":
                 return record
             reasons.append(f"{candidate}: {record.why}")

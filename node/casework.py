@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import time
@@ -144,7 +143,9 @@ class Casework:
         )
 
 
-def open_special_casework(configuration: Configuration) -> dict[tuple[str, ...], Casework]:
+def open_special_casework(
+    configuration: Configuration, report: Callable[[EngineRecord], None] = lambda record: None
+) -> dict[tuple[str, ...], Casework]:
     """Open the packages of rules that name some, by the names that the rules give.
 
     Raises engine.errors.PackageInvalid, also where a rule names packages that do not make up both systems.
@@ -157,7 +158,8 @@ def open_special_casework(configuration: Configuration) -> dict[tuple[str, ...],
                     "models": tuple(path for path in configuration.models if path.name in names),
                     "routing": (),
                 }
-            )
+            ),
+            report=report,
         )
         for names in sorted(named)
     }
@@ -190,15 +192,6 @@ def open_casework(
     warm_up()
     wanted = tuple(kinds) if kinds is not None else wanted_kinds(configuration)
     return Casework(executor, rules, options, configuration.listener.ae_title, wanted)
-
-
-def processor_casework(configuration: Configuration, casework: Casework) -> Callable[[], Casework] | None:
-    """Opens, once, the casework that does without a GPU; None where no GPU is in use or one is asked for by name."""
-    on_gpu = any("TensorRT" in words for words in casework.executor.descriptions.values())
-    if configuration.screening.device != "auto" or not on_gpu:
-        return None
-    screening = configuration.screening.model_copy(update={"device": "openvino"})
-    return functools.cache(lambda: open_casework(configuration.model_copy(update={"screening": screening})))
 
 
 def _unnamed_models(models: tuple[Path, ...], named: Collection[str]) -> tuple[Path, ...]:
@@ -239,10 +232,7 @@ def runner_options(configuration: Configuration) -> RunnerOptions:
         threads=screening.threads,
         device=screening.device,
         own_models=screening.own_models,
-        # TensorRT runs nothing but built engines: whoever asks for it and has no GPU is told so
-        engines=engine_options(configuration)
-        if screening.built_engines or screening.device == "tensorrt"
-        else None,
+        engines=engine_options(configuration) if screening.uses_built_engines else None,
     )
 
 

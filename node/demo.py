@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from sqlalchemy import select
 
-from node.configuration import installed_models
+from node.configuration import ScreeningConfiguration, installed_models
 from node.demo_account import (
     DemoAccount,
     DemoError,
@@ -153,6 +153,8 @@ def _settings(folder: Path, port: int, pacs: PACS, models: Sequence[Path]) -> di
         "completeness": {"quiet_seconds": QUIET_SECONDS, "max_wait_seconds": 600},
         "destinations": [destination | {"objects": ["seg", "gsps", "pm", "sr"]}],
         "models": [str(path.resolve()) for path in models or installed_models()],
+        # The next demonstration in this folder finds the engines that this one built
+        "screening": {"engine_cache": str(ScreeningConfiguration().engine_cache.resolve())},
         "worker": {"poll_seconds": 0.1},
         "delivery": {"poll_seconds": 0.1, "first_retry_seconds": 1},
     }

@@ -94,6 +94,12 @@ def engines_verify(configuration: ConfigOption = None, as_json: JsonOption = Fal
         raise typer.Exit(1)
 
 
+def told(record: EngineRecord) -> None:
+    """Say on standard error that an engine is built or was refused, so that whoever waits for it knows what for."""
+    if record.state != "ready":
+        typer.echo(_line(record), err=True)
+
+
 def _line(record: EngineRecord) -> str:
     key = record.key
     size = f", {record.size / 1e6:.1f} MB, built in {record.seconds:.1f} s" if record.state == "ready" else ""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from engine.engine_cache import EngineRecord
 from store import engines
@@ -21,8 +22,15 @@ def engine_reporter(database: Database, clock: Callable[[], datetime]) -> Callab
     def report(record: EngineRecord) -> None:
         news = engine_news(record)
         log.info("engine", engine=news.name, state=news.state, why=news.why)
-        with database.write() as session:
-            engines.note(session, news, clock())
+        try:
+            with database.write() as session:
+                engines.note(session, news, clock())
+        except (
+            OperationalError
+        ) as error:  # a build does not fail for it: what became of it is in the cache too
+            log.warning(
+                "the store does not know of this engine yet", engine=news.name, why=type(error).__name__
+            )
 
     return report
 

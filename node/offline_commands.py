@@ -79,12 +79,13 @@ def screen(
     [bold]Example:[/bold] lungnode screen ct/ --out results/
     """
     from node.casework import open_casework
+    from node.engine_commands import told
     from node.offline import dicom_candidates, screen_folder
     from node.verdicts import verdict_lines
 
     settings = read_configuration(configuration)
     dicom_candidates(folder)  # a wrong folder is told before the networks are compiled
-    casework = open_casework(settings, ("seg", "gsps", "pm", "sr"))
+    casework = open_casework(settings, ("seg", "gsps", "pm", "sr"), told)
     with casework.executor:
         result = screen_folder(folder, out, casework)
     files = [str(path) for path in result.files]

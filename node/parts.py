@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from node.configuration import Configuration, ListenerConfiguration
+from node.configuration import Configuration, ListenerConfiguration, StorageConfiguration
 from node.loops import Loop, run_together, start_beside, waiting_for_store
 from node.presence import present_in_store
 from node.shared_spool import reachable_storage, shared_storage
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from reporting.delivery.loop import Courier
     from scp.commitment import CommitmentService
     from scp.completeness import CompletedStudy, CompletenessPolicy
-    from scp.policy import ListenerPolicy
+    from scp.policy import ListenerPolicy, RetentionPolicy
     from scp.receipt import Receiver
 
 COMPLETENESS_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 0.5
 """How often it is looked whether studies are complete: while one is being received, and while none is."""
 PRIORS_POLL_SECONDS = 2.0
 UPLOAD_POLL_SECONDS = 0.5
+
+WAITING = {"waits_for": "built engines"}
 
 Ready = Callable[[], None]
 Part = Callable[[Configuration, Stop, Ready], None]
@@ -146,41 +148,38 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
     Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, store.migrations.SchemaMismatch, and
     store.processes.OtherEquipment where another worker has other packages.
     """
-    from node.casework import open_casework, open_special_casework, processor_casework
+    from node.caseworks import open_caseworks
     from node.engine_states import engine_reporter
     from node.worker import Worker
 
-    with present_in_store("worker", configuration, stop) as (database, name, clock):
-        casework = open_casework(configuration, report=engine_reporter(database, clock))
-        special = open_special_casework(configuration)
-        with ExitStack() as opened:
-            for one in (casework, *special.values()):
-                opened.enter_context(one.executor)
-            with database.write() as session:
-                processes.join(
-                    session,
-                    name=name,
-                    kind="worker",
-                    equipment=casework.equipment,
-                    mixed=configuration.worker.mixed_packages,
-                    now=clock(),
-                )
-            worker = Worker(
-                database=database,
-                storage=configuration.storage.path,
-                casework=casework,
-                special=special,
-                destinations=configuration.destination_objects,
+    with (
+        present_in_store("worker", configuration, stop) as (database, name, clock),
+        open_caseworks(configuration, engine_reporter(database, clock)) as caseworks,
+    ):
+        with database.write() as session:
+            processes.join(
+                session,
                 name=name,
-                lease=timedelta(seconds=configuration.worker.lease_seconds),
-                max_attempts=configuration.worker.max_attempts,
-                clock=clock,
-                on_processor=processor_casework(configuration, casework),
-                shared=shared_storage(configuration),
+                kind="worker",
+                equipment=caseworks.equipment,
+                mixed=configuration.worker.mixed_packages,
+                now=clock(),
             )
-            log.info("worker ready", **casework.executor.descriptions)
-            ready()
-            worker.run(stop, configuration.worker.poll_seconds)
+        worker = Worker(
+            database=database,
+            storage=configuration.storage.path,
+            caseworks=caseworks.now,
+            destinations=configuration.destination_objects,
+            name=name,
+            lease=timedelta(seconds=configuration.worker.lease_seconds),
+            max_attempts=configuration.worker.max_attempts,
+            clock=clock,
+            shared=shared_storage(configuration),
+        )
+        present = caseworks.now()
+        log.info("worker ready", **(present.usual.executor.descriptions if present else WAITING))
+        ready()
+        worker.run(stop, configuration.worker.poll_seconds)
 
 
 def run_delivery(configuration: Configuration, stop: Stop, ready: Ready) -> None:
@@ -282,7 +281,6 @@ def listener_policy(configuration: Configuration) -> ListenerPolicy:
 
     section: ListenerConfiguration = configuration.listener
     tls = section.tls
-    keep_days = configuration.storage.keep_days
     return ListenerPolicy(
         ae_title=section.ae_title,
         host=section.host,
@@ -295,6 +293,21 @@ def listener_policy(configuration: Configuration) -> ListenerPolicy:
         idle_seconds=section.idle_seconds,
         grace_seconds=section.grace_seconds,
         reserve_bytes=configuration.storage.reserve_mb * 2**20,
-        keep_delivered=None if keep_days is None else timedelta(days=keep_days),
+        retention=retention_policy(configuration.storage),
         tls=None if tls is None else TLSSettings(tls.certificate, tls.key, tls.ca),
+    )
+
+
+def retention_policy(section: StorageConfiguration) -> RetentionPolicy:
+    """How long what is kept, in the listener's own terms."""
+    from scp.policy import RetentionPolicy
+
+    def days(number: float | None) -> timedelta | None:
+        return None if number is None else timedelta(days=number)
+
+    return RetentionPolicy(
+        keep_done=days(section.keep_days),
+        keep_failed=days(section.keep_failed_days),
+        keep_records=days(section.keep_records_days),
+        room_bytes=2 * section.reserve_mb * 2**20 if section.make_room else 0,
     )

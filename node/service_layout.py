@@ -120,7 +120,7 @@ def folders_outside(settings: Configuration, state: Path) -> tuple[Path, ...]:
         written.add(Path(url.database).parent)
     if settings.audit.file is not None:
         written.add(settings.audit.file.parent)
-    if settings.screening.built_engines or settings.screening.device == "tensorrt":
+    if settings.screening.uses_built_engines:
         written.add(settings.screening.engine_cache)
     return tuple(sorted(path for path in written if not path.is_relative_to(state)))
 

@@ -7,9 +7,9 @@ may pass is tried again. Whatever happens, the next study is served.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 
 from engine.errors import DeviceLost, NotScreenable, RunnerFailed, Undecodable
 from engine.volume import Volume
-from node.casework import Case, Casework, Interrupted, Occasion
+from node.casework import Case, Interrupted, Occasion
+from node.caseworks import Caseworks
 from node.outbox import OUTBOX, PICTURE, study_folder, write_picture, write_results
 from node.priors import Priors, priors_of
 from node.slice_pictures import NAME as PICTURES
@@ -41,9 +42,6 @@ AWAY_SECONDS = 1.0
 RETRY_AFTER = timedelta(seconds=30)
 """How long an error that may pass (memory, disk, inference) is given, times the number of the attempt."""
 
-DEVICE_ATTEMPTS = 2
-"""A study that has failed so often is taken by the processor, where it may, as the fault may be the GPU's."""
-
 log: structlog.stdlib.BoundLogger = structlog.get_logger("worker")
 
 
@@ -52,21 +50,18 @@ class Worker:
     """Screens what the store has complete.
 
     storage: the folder that paths in the store are relative to. destinations: which kinds of object each wants.
+    caseworks: what there is to screen with now; None lets studies wait.
     shared: where images come from and results go, where nodes have an object store instead of that folder in common.
-    special: for rules that name packages, by their names. on_processor: opens the casework that does without a GPU,
-    None where there is no other.
     """
 
     database: Database
     storage: Path
-    casework: Casework
+    caseworks: Callable[[], Caseworks | None]
     destinations: dict[str, tuple[ObjectKind, ...]]
     name: str
     lease: timedelta
     max_attempts: int
     clock: Callable[[], datetime]
-    special: Mapping[tuple[str, ...], Casework] = field(default_factory=dict)
-    on_processor: Callable[[], Casework] | None = None
     shared: SharedStorage | None = None
 
     def run(self, stop: Stop, poll_seconds: float) -> None:
@@ -81,7 +76,10 @@ class Worker:
                     stop.wait(AWAY_SECONDS)
 
     def work_one(self, stop: Stop) -> bool:
-        """Screen the study that waits longest; whether there was one."""
+        """Screen the study that waits longest; whether there was one, and something to screen with."""
+        caseworks = self.caseworks()
+        if caseworks is None:
+            return False
         with self.database.write() as session:
             claim = claims.claim_next(
                 session, worker=self.name, lease=self.lease, max_attempts=self.max_attempts, now=self.clock()
@@ -92,14 +90,15 @@ class Worker:
         event.info("screening", instances=len(claim.instances))
         try:
             with self._heartbeat(claim):
-                self._screen(claim, stop)
+                self._screen(claim, caseworks, stop)
         except LeaseLost:
             event.warning("lease lost: what was done is dropped")
         return True
 
-    def _screen(self, claim: Claim, stop: Stop) -> None:
+    def _screen(self, claim: Claim, caseworks: Caseworks, stop: Stop) -> None:
         try:
-            casework = self._casework(claim)
+            packages = None if claim.routing is None else claim.routing.packages
+            casework = caseworks.for_study(packages, claim.attempt)
             with self._images(claim) as paths:
                 case = casework.work(
                     paths,
@@ -137,17 +136,6 @@ class Worker:
         if self.shared is None:
             return nullcontext([self.storage / path for path in claim.paths])
         return self.shared.gathered(claim.paths)
-
-    def _casework(self, claim: Claim) -> Casework:
-        """The packages that the routing rules chose. Raises NotScreenable where they are no longer configured."""
-        names = None if claim.routing is None else claim.routing.packages
-        if names is None:
-            if claim.attempt > DEVICE_ATTEMPTS and self.on_processor is not None:
-                return self.on_processor()
-            return self.casework
-        if names not in self.special:
-            raise NotScreenable(f"the rules chose packages {', '.join(names)}, which no rule names any more")
-        return self.special[names]
 
     def _priors(self, claim: Claim, summary: dict[str, Any]) -> Priors:
         """The earlier screenings of the patient; what is said of them goes into the study's account."""

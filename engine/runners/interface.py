@@ -33,8 +33,8 @@ class RunnerOptions:
     """How the graphs are run.
 
     device: auto takes TensorRT where it works and engines are configured, else OpenVINO; torch is the reference.
-    precision: auto takes the fastest that passes verification (with `engines`), or bf16 where the CPU multiplies it
-    in hardware, else f32. threads: 0 leaves it to the backend (all cores). batch: slices per call, which a
+    precision: auto takes the fastest that passes verification (with `engines`); without them nothing is verified, so
+    that it is f32. threads: 0 leaves it to the backend (all cores). batch: slices per call, which a
     runner may divide into several (`engine.slices_per_call`).
     at_once: calls under way at the same time, 0 leaves it to the backend; 1 gives all cores to each call.
     engines: None runs the package's ONNX directly, without a built and verified engine.

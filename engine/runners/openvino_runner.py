@@ -59,7 +59,7 @@ class OpenVINORunner:
         self._package = package
         self._engines = dict(engines or {})
         self._core = ov.Core()
-        self._precision = chosen_precision(options, _capabilities(self._core))
+        self._precision = "f32" if options.precision == "auto" else options.precision
         self._said = precisions or self._precision
         self._threads, self._at_once, self._batch = options.threads, options.at_once, options.batch
         self._opened: dict[str, _Opened] = {}
@@ -202,13 +202,6 @@ class OpenVINOBackend:
 def backend(name: Backend) -> OpenVINOBackend:
     """See `engine.backends.backend_named`."""
     return OpenVINOBackend()
-
-
-def chosen_precision(options: RunnerOptions, capabilities: list[str]) -> str:
-    """f32 or bf16: as asked, or for auto bf16 where the CPU lists it among its capabilities."""
-    if options.precision != "auto":
-        return options.precision
-    return "bf16" if "BF16" in capabilities else "f32"
 
 
 def _capabilities(core: Any) -> list[str]:

@@ -15,6 +15,9 @@ from engine.runners.openvino_runner import OpenVINORunner
 
 Report = Callable[[EngineRecord], None]
 
+_BACKENDS: tuple[Literal["tensorrt", "openvino"], ...] = ("tensorrt", "openvino")
+"""What `auto` tries, the fastest first."""
+
 
 @dataclass(frozen=True, eq=False)
 class ChosenRunner:
@@ -27,15 +30,28 @@ class ChosenRunner:
 def open_runner(
     package: ModelPackage, options: RunnerOptions, report: Report = lambda record: None
 ) -> ChosenRunner:
-    """A runner for the graphs of `package`, after the rules in `RunnerOptions`. Raises RunnerFailed."""
+    """A runner for the graphs of `package`, after the rules in `RunnerOptions`.
+
+    Where no engine can be built for the processor (no room in the cache, say), the ONNX runs in f32, which is what
+    engines are verified against. Raises RunnerFailed.
+    """
     if options.device == "torch":
         return ChosenRunner(_torch(package, options), "torch, as configured")
     if options.engines is None:
         return ChosenRunner(OpenVINORunner(package, options), "OpenVINO from ONNX: no engines are configured")
-    if options.device != "auto":
-        runner = _built(package, options, options.engines, options.device, report)
-        return ChosenRunner(runner, f"{options.device}, as configured")
-    return _first_that_works(package, options, options.engines, report)
+    wanted = _BACKENDS if options.device == "auto" else (options.device,)
+    reasons: list[str] = []
+    for backend in wanted:
+        try:
+            runner = _built(package, options, options.engines, backend, report)
+        except RunnerFailed as error:
+            reasons.append(f"not {backend}: {error}")
+        else:
+            return ChosenRunner(runner, "; ".join([backend, *reasons]))
+    if options.device == "tensorrt":
+        raise RunnerFailed("; ".join(reasons))
+    reference = OpenVINORunner(package, replace(options, precision="f32"))
+    return ChosenRunner(reference, "; ".join(["OpenVINO from ONNX in f32", *reasons]))
 
 
 def _torch(package: ModelPackage, options: RunnerOptions) -> Runner:
@@ -46,21 +62,6 @@ def _torch(package: ModelPackage, options: RunnerOptions) -> Runner:
             f"device torch needs the train extra ({error}): pip install lungnode[train]"
         ) from error
     return TorchRunner(package, options)
-
-
-def _first_that_works(
-    package: ModelPackage, options: RunnerOptions, engines: EngineOptions, report: Report
-) -> ChosenRunner:
-    reasons: list[str] = []
-    backends: tuple[Literal["tensorrt", "openvino"], ...] = ("tensorrt", "openvino")
-    for backend in backends:
-        try:
-            runner = _built(package, options, engines, backend, report)
-        except RunnerFailed as error:
-            reasons.append(f"not {backend}: {error}")
-        else:
-            return ChosenRunner(runner, "; ".join([backend, *reasons]))
-    raise RunnerFailed("; ".join(reasons))
 
 
 def _built(

@@ -70,6 +70,7 @@ def batch(
     from node.batch.showing import BatchProgress
     from node.batch.table import write_tables
     from node.casework import open_casework
+    from node.engine_commands import told
 
     settings = _with_executor(read_configuration(configuration), executor)
     part, wanted = _shard(shard), _dates(dates)
@@ -80,7 +81,7 @@ def batch(
     with closing(Journal(out / JOURNAL)) as journal:
         progress = BatchProgress(Console(stderr=True, highlight=False))
         archive = _archive(source, wanted, journal, out, settings, progress.looked)
-        casework = open_casework(settings, ("seg", "gsps", "pm", "sr"))
+        casework = open_casework(settings, ("seg", "gsps", "pm", "sr"), told)
         at_once = parallel or _studies_at_once(settings)
         try:
             with casework.executor, progress, _stoppable() as stop:

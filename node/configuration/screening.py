@@ -27,12 +27,18 @@ class ScreeningConfiguration(Section):
     device: Literal["auto", "openvino", "tensorrt", "torch"] = "auto"
     executor: Literal["local", "ray"] = "local"
     own_models: Literal["required", "optional"] = "required"
-    built_engines: bool = False
+    built_engines: bool = True
+    while_building: Literal["run", "wait"] = "run"
     engine_cache: Path = Path("trt_engines/cache")
     preferred_kernel: Literal["soft", "lung"] = "soft"
     min_slices: Annotated[int, Field(ge=2)] = 20
     min_cover_mm: Annotated[float, Field(gt=0)] = 120.0
     max_thickness_mm: Annotated[float, Field(gt=0)] = 5.0
+
+    @property
+    def uses_built_engines(self) -> bool:
+        """Whether built engines are to screen. TensorRT runs no others: whoever asks for it is told why not."""
+        return self.device != "torch" and (self.built_engines or self.device == "tensorrt")
 
 
 class RayConfiguration(Section):

@@ -25,6 +25,11 @@ class Executor(Protocol):
         """Per system: what runs it."""
         ...
 
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Per system: why it is that which runs it; none where it runs on other machines."""
+        ...
+
     def screen(
         self, volume: Series, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
     ) -> Findings:

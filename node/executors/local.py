@@ -27,6 +27,10 @@ class LocalExecutor:
     def descriptions(self) -> Mapping[str, str]:
         return self._systems.descriptions
 
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        return self._systems.reasons
+
     def screen(
         self, volume: Series, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter
     ) -> Findings:

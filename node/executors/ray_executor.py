@@ -43,6 +43,7 @@ from node.executors.shipping import (
     unpacked_package,
     without_headers,
 )
+from node.installation import shipped
 
 NAMESPACE = "lungnode"
 MOST_LOSSES = 3
@@ -92,7 +93,7 @@ class ScreeningActor:
         # Graphs are read when they first run, so the folder lives as long as the actor
         self._folder = tempfile.TemporaryDirectory(prefix="lungnode-packages-")
         paths = [unpacked_package(package, Path(self._folder.name)) for package in packages]
-        self._systems = open_systems(paths, options)
+        self._systems = open_systems(paths, _on_this_machine(options))
 
     def equipment(self) -> Equipment:
         """Answers once the engines are open."""
@@ -101,6 +102,13 @@ class ScreeningActor:
     def screen(self, volume: Volume, rules: SeriesRules) -> Findings:
         """`engine.screening.screen`. Raises what that raises."""
         return screen(volume, self._systems, rules)
+
+
+def _on_this_machine(options: RunnerOptions) -> RunnerOptions:
+    """The options with the recipes of this machine's installation; engines are built and kept here, too."""
+    if options.engines is None:
+        return options
+    return replace(options, engines=replace(options.engines, recipes=shipped("trt_engines")))
 
 
 class RayExecutor:
@@ -147,6 +155,10 @@ class RayExecutor:
     @property
     def descriptions(self) -> Mapping[str, str]:
         return self._known.descriptions
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        return {}
 
     def screen(
         self, volume: Series, rules: SeriesRules, *, clock: Callable[[], float] = time.perf_counter

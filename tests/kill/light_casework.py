@@ -16,6 +16,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from node.caseworks import Caseworks
 from node.configuration import Configuration
 from node.presence import present_in_store
 from node.shared_spool import shared_storage
@@ -106,7 +107,7 @@ def run_light_worker(configuration: Configuration, stop: Any, ready: Callable[[]
         worker = LightWorker(
             database=database,
             storage=configuration.storage.path,
-            casework=LightCasework(),  # type: ignore[arg-type]
+            caseworks=lambda: Caseworks(LightCasework()),  # type: ignore[arg-type]
             destinations={d.name: d.objects for d in configuration.destinations},
             name=name,
             lease=timedelta(seconds=configuration.worker.lease_seconds),

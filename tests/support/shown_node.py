@@ -14,6 +14,7 @@ from clocks import Clock
 from tiny_packages import SYSTEMS, write_package
 
 from node.casework import open_casework
+from node.caseworks import Caseworks
 from node.configuration import Configuration, DestinationConfiguration, load_configuration
 from node.phantom import phantom_study, phantom_volume
 from node.stand_in_pacs import StorageSCP, free_port
@@ -184,7 +185,7 @@ def _work(node: ShownNode, *, archive: bool, ward: bool) -> None:
         worker = Worker(
             database=node.database,
             storage=settings.storage.path,
-            casework=casework,
+            caseworks=lambda: Caseworks(casework),
             destinations=destinations,
             name="worker-1@test",
             lease=60 * SECOND,

@@ -24,6 +24,9 @@ def _info(name: str, kind: int, shape: list[Any]) -> Any:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
+ENGINE_CACHE = Path(__file__).parents[2] / "trt_engines" / "cache"
+"""Where nodes under test keep their engines: the first one builds them, for those of later runs too."""
+
 F, HU = TensorProto.FLOAT, [_info("hu", TensorProto.INT16, ["N", "H", "W"])]
 RANGE = {"low": np.float32(-700), "high": np.float32(-200), "zero": np.float32(0), "one": np.float32(1)}
 

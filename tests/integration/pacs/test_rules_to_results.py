@@ -15,6 +15,7 @@ import pytest
 from tiny_packages import SYSTEMS, write_package
 
 from node.casework import open_casework, open_special_casework
+from node.caseworks import Caseworks
 from node.configuration import Configuration
 from node.phantom import phantom_study, phantom_volume
 from node.routing.deciding import Router
@@ -97,8 +98,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         worker = Worker(
             database=database,
             storage=storage,
-            casework=casework,
-            special=special,
+            caseworks=lambda: Caseworks(casework, special),
             destinations=configuration.destination_objects,
             name="worker",
             lease=timedelta(hours=1),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_packages import SYSTEMS, write_package
+from tiny_packages import ENGINE_CACHE, SYSTEMS, write_package
 
 from node.phantom import phantom_study, phantom_volume
 from node.sending import SendReport, send_folder
@@ -124,6 +124,7 @@ def node_for(tmp_path: Path) -> Iterator[Callable[..., RunningNode]]:
             "completeness": {"quiet_seconds": QUIET, "max_wait_seconds": 60},
             "destinations": destinations,
             "models": [str(write_package(folder / "models" / system, system)) for system in SYSTEMS],
+            "screening": {"engine_cache": str(ENGINE_CACHE)},
             "worker": {"poll_seconds": 0.1, "lease_seconds": 5},
             "delivery": {"poll_seconds": 0.1, "first_retry_seconds": 0.3, "max_retry_seconds": 1},
         }

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from tiny_packages import SYSTEMS, write_package
+from tiny_packages import ENGINE_CACHE, SYSTEMS, write_package
 
 from node import cli
 from node.phantom import phantom_study, phantom_volume
@@ -58,7 +58,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configured(tmp_path: Path, models: list[str], empty_store: Path) -> Path:
     """A configuration with tiny packages and an empty store, in the folder in which `run` runs."""
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump({"models": models, "listener": {"port": 11999}}))
+    settings = {
+        "models": models,
+        "listener": {"port": 11999},
+        "screening": {"engine_cache": str(ENGINE_CACHE)},
+    }
+    path.write_text(yaml.safe_dump(settings))
     (tmp_path / "var").mkdir()
     shutil.copy(empty_store, tmp_path / "var" / "lungnode.db")
     return path

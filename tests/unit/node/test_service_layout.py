@@ -27,7 +27,12 @@ def test_all_that_a_new_configuration_writes_lies_in_the_state_folder(tmp_path: 
 
 @pytest.mark.parametrize(
     ("screening", "writable"),
-    [({}, False), ({"built_engines": True}, True), ({"device": "tensorrt"}, True)],
+    [
+        ({"built_engines": False}, False),
+        ({}, True),
+        ({"built_engines": False, "device": "tensorrt"}, True),
+        ({"device": "torch"}, False),
+    ],
 )
 def test_engines_are_written_where_they_are_built(screening: dict[str, Any], writable: bool) -> None:
     cache = Path("/srv/engines")

@@ -16,10 +16,13 @@ from tiny_packages import SYSTEMS, write_package
 
 from engine.errors import DeviceLost, NotScreenable, RunnerFailed, Undecodable
 from node.casework import Case, Casework, open_casework
+from node.caseworks import Caseworks
 from node.configuration import Configuration, WorkerConfiguration
 from node.phantom import phantom_study, phantom_volume
 from node.worker import RETRY_AFTER, Worker
-from scp.retention import purge_delivered
+from scp.policy import RetentionPolicy
+from scp.retention import Retention
+from scp.spool import Spool
 from store import admin, claims, ledger, queries, receipts, revisions
 from store.database import Database
 from store.states import StudyState
@@ -89,11 +92,11 @@ class Bench:
     storage: Path
     clock: Clock
 
-    def worker(self, casework: Any, **changes: Any) -> Worker:
+    def worker(self, casework: Any, on_processor: Any = None, **changes: Any) -> Worker:
         settings: dict[str, Any] = {
             "database": self.database,
             "storage": self.storage,
-            "casework": casework,
+            "caseworks": lambda: Caseworks(casework, on_processor=on_processor),
             "destinations": {"pacs": ("seg", "sr")},
             "name": "worker-1",
             "lease": LEASE,
@@ -166,7 +169,8 @@ def test_pictures_go_with_the_images_and_results_stay(
     written = {path.suffix for path in (bench.storage / "outbox").rglob("*.*")}
     assert written == {".dcm", ".png", ".zip"}
     week = timedelta(days=7)
-    done = purge_delivered(bench.database, bench.storage, week, bench.clock() + 2 * week)
+    retention = Retention(RetentionPolicy(keep_done=week), bench.database, Spool(bench.storage))
+    done = retention.purge(bench.clock() + 2 * week)
     assert (done.studies, done.files) == (1, 64 + 2)
     assert {path.suffix for path in (bench.storage / "outbox").rglob("*.*")} == {".dcm"}
     assert not list(bench.storage.glob("*.dcm"))

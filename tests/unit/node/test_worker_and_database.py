@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from swift_casework import a_summary
 
+from node.caseworks import Caseworks
 from node.worker import Worker
 from store import migrations, queries, receipts, revisions
 from store.database import Database, open_database
@@ -72,7 +73,7 @@ def a_worker(database: Any, storage: Path, casework: Any) -> Worker:
     return Worker(
         database=database,
         storage=storage,
-        casework=casework,
+        caseworks=lambda: Caseworks(casework),
         destinations={},
         name="worker-1",
         lease=timedelta(minutes=1),

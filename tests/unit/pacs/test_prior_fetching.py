@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from node.casework import Casework, Interrupted
+from node.caseworks import Caseworks
 from node.prior_fetching import LEASE, MOST_ATTEMPTS, PriorPolicy, PriorRouting, PriorSeeker
 from node.worker import Worker
 from scp.pacs_query.source import FetchedInstance, QueryFailed, Receive, SeriesStatement, StudyStatement
@@ -362,7 +363,7 @@ def test_a_worker_gives_a_prior_back_when_a_current_study_comes(
     worker = Worker(
         database=node.database,
         storage=tmp_path,
-        casework=cast(Casework, Stages()),
+        caseworks=lambda: Caseworks(cast(Casework, Stages())),
         destinations={},
         name="worker",
         lease=timedelta(hours=1),
