@@ -174,15 +174,16 @@ def study_history(database: Database, uid: str) -> Answer:
         account = queries.why(session, uid)
 
     def paint(console: Console) -> None:
-        rows = [(_local(e.at), e.who, e.what) for e in account.history]
-        rows += [
+        told = [(e.at, e.who, e.what) for e in account.history]
+        told += [
             (
-                _local(d.delivered_at or d.next_attempt_at),
+                d.delivered_at or d.next_attempt_at,
                 d.destination,
-                f"{d.kind}: {d.state.value} after {d.attempts} attempts {d.last_error}".strip(),
+                f"{d.kind}: {d.state.value}, attempts: {d.attempts} {d.last_error}".strip(),
             )
             for d in account.deliveries
         ]
+        rows = [(_local(at), who, what) for at, who, what in sorted(told, key=lambda one: one[0])]
         console.print(_table(None, ("when", "who", "what"), rows))
 
     return Answer(asdict(account), paint)

@@ -112,9 +112,12 @@ def db_upgrade(configuration: ConfigOption = None, as_json: JsonOption = False) 
 
     [bold]Example:[/bold] lungnode db upgrade
     """
+    from node.data_owner import as_owner_of
     from store.migrations import upgrade
 
-    before, after = upgrade(read_configuration(configuration).database.url)
+    settings = read_configuration(configuration)
+    with as_owner_of(settings.storage.path):
+        before, after = upgrade(settings.database.url)
     words = f"schema {after}" if before == after else f"schema {before or 'none'} -> {after}"
     say(words, {"before": before, "after": after}, as_json)
 

@@ -83,6 +83,7 @@ def skip(
 
 def _change(configuration: Path | None, uid: str, as_json: bool, change: Change, name: str) -> None:
     from node.audit import Action, AuditRecord, Event, open_trail
+    from node.data_owner import as_owner_of
     from node.inspection import opened
     from node.presence import utc_now
     from store.clock import store_clock
@@ -90,9 +91,10 @@ def _change(configuration: Path | None, uid: str, as_json: bool, change: Change,
     settings = read_configuration(configuration)
     user = getpass.getuser()
     trail = open_trail(settings.audit, settings.listener.ae_title)
-    with opened(settings) as database:
-        now = store_clock(database, utc_now)()
-        with database.write() as session:
-            state = change(session, uid, f"admin {user}", now)
-    trail.write(AuditRecord(Event.PROCEDURE_RECORD, Action.UPDATE, now, user, study=uid, detail=name))
+    with as_owner_of(settings.storage.path):
+        with opened(settings) as database:
+            now = store_clock(database, utc_now)()
+            with database.write() as session:
+                state = change(session, uid, f"admin {user}", now)
+        trail.write(AuditRecord(Event.PROCEDURE_RECORD, Action.UPDATE, now, user, study=uid, detail=name))
     say(f"study {uid} is now {state}", {"study": uid, "state": state.value, "request": name}, as_json)

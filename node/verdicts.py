@@ -15,14 +15,15 @@ _LABELS = {
     "h1n1": "H1N1 influenza",
     "cap": "community-acquired pneumonia (CAP)",
 }
+_IN_BRIEF = {"healthy": "healthy", "covid19": "COVID-19", "h1n1": "H1N1", "cap": "CAP"}
 
 
 def verdict_lines(summary: Mapping[str, Any]) -> list[str]:
     """What findings.json says, a line a statement."""
     jcs, m3lung = summary["jcs"], summary["m3lung"]
     verdict = "COVID-19" if jcs["positive"] else "not COVID-19"
-    count = f"{jcs['positive_slices']} of {jcs['slices']} slices positive, threshold {jcs['threshold']:g}"
-    probabilities = ", ".join(f"{name} {p:.2f}" for name, p in m3lung["probabilities"].items())
+    count = f"{jcs['positive_slices']} of {jcs['slices']} slices positive, threshold {jcs['threshold']:.4g}"
+    probabilities = ", ".join(f"{_IN_BRIEF[name]} {p:.2f}" for name, p in m3lung["probabilities"].items())
     lines = [
         f"JCS         {verdict} ({count})",
         f"M3Lung-Sys  {_LABELS[m3lung['label']]} ({probabilities})",

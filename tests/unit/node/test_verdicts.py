@@ -12,7 +12,7 @@ from reporting.wording import COUNT_RULE
 
 def _summary(label: str, healthy: float, covid19: float, *, lesions: int = 0) -> dict[str, Any]:
     return {
-        "jcs": {"positive": label == "covid19", "positive_slices": 34, "slices": 74, "threshold": 6.5},
+        "jcs": {"positive": label == "covid19", "positive_slices": 34, "slices": 74, "threshold": 74 / 12},
         "m3lung": {
             "label": label,
             "probabilities": {"healthy": healthy, "covid19": covid19, "h1n1": 0.0, "cap": 0.0},
@@ -26,8 +26,8 @@ def _summary(label: str, healthy: float, covid19: float, *, lesions: int = 0) ->
 
 def test_a_study_with_lesions_in_four_lines() -> None:
     assert verdict_lines(_summary("covid19", 0.2, 0.8, lesions=3)) == [
-        "JCS         COVID-19 (34 of 74 slices positive, threshold 6.5)",
-        "M3Lung-Sys  COVID-19 (healthy 0.20, covid19 0.80, h1n1 0.00, cap 0.00)",
+        "JCS         COVID-19 (34 of 74 slices positive, threshold 6.167)",
+        "M3Lung-Sys  COVID-19 (healthy 0.20, COVID-19 0.80, H1N1 0.00, CAP 0.00)",
         "Lesions     3, 12.3 ml, 1.2 % of the lungs",
         NOTICE,
     ]
