@@ -12,7 +12,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from scp.contexts import VERIFICATION, supported_contexts
 from scp.message_assembly import Storing
 from scp.policy import ListenerPolicy
 from scp.receipt import Answer, Clock, Receiver, Reception, StoreRequest, Unstored
-from scp.retention import purge_delivered
+from scp.retention import Retention
 from scp.services import FurtherService, Handler
 from scp.spool import Spool
 from scp.streaming import missing_names, streaming_handler
@@ -47,6 +47,8 @@ LOGGER = structlog.get_logger(__name__)
 WRITE_PIECE = 64 * 1024
 HOUSEKEEPING_S = 1.0
 PURGE_EVERY_S = 600.0
+ROOM_EVERY_S = 10.0
+"""How often it is looked whether the disk has room."""
 ACCEPT_POLL_S = 1.0
 """How often the accept loop comes round while nobody connects."""
 
@@ -78,7 +80,7 @@ class Listener:
         self._database = database
         self._now = now
         self._spool = Spool(storage)
-        self._objects = objects
+        self._retention = Retention(policy.retention, database, self._spool, objects)
         self._register = AssociationRegister(policy, database, self.name, now)
         self._receiver = Receiver(
             spool=self._spool,
@@ -288,18 +290,22 @@ class Listener:
         return Reception(self._receiver, request)
 
     def _keep_house(self) -> None:
-        purge_at = time.monotonic()
+        purge_at = room_at = time.monotonic()
         while not self._stopping.wait(HOUSEKEEPING_S):
             self._register.end_dead()
-            if self.policy.keep_delivered is not None and time.monotonic() >= purge_at:
-                self._purge(self.policy.keep_delivered)
+            if time.monotonic() >= room_at:
+                self._delete(self._retention.make_room)
+                room_at = time.monotonic() + ROOM_EVERY_S
+            if time.monotonic() >= purge_at:
+                self._delete(self._retention.purge)
+                self._delete(self._retention.prune)
                 purge_at = time.monotonic() + PURGE_EVERY_S
 
-    def _purge(self, keep: timedelta) -> None:
+    def _delete(self, what: Callable[[datetime], object]) -> None:
         try:
-            purge_delivered(self._database, self._spool.storage, keep, self._now(), self._objects)
+            what(self._now())
         except (OSError, SQLAlchemyError) as error:
-            LOGGER.error("images not deleted", why=type(error).__name__)
+            LOGGER.error("not deleted", why=type(error).__name__)
 
     def _abort_open(self) -> None:
         aborts = [

@@ -39,6 +39,21 @@ class TLSSettings:
 
 
 @dataclass(frozen=True)
+class RetentionPolicy:
+    """How long things are kept; None: for good.
+
+    keep_done, keep_failed: images of studies that are delivered or skipped, and of those that have failed.
+    keep_records: refusals, announcements, requests for commitment and associations.
+    room_bytes: with less free disk space than this, images of delivered and skipped studies go earlier.
+    """
+
+    keep_done: timedelta | None = None
+    keep_failed: timedelta | None = None
+    keep_records: timedelta | None = None
+    room_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class ListenerPolicy:
     """Everything that the listener may be told.
 
@@ -51,7 +66,6 @@ class ListenerPolicy:
     max_instance_bytes, max_study_bytes: largest data set, and sum of a study's.
     max_inflated_bytes: largest size to which a deflated data set may unfold.
     reserve_bytes: free disk space below which instances are refused with A700.
-    keep_delivered: how long the images of a delivered study are kept; None: for good.
     own_manufacturer: Manufacturer (0008,0070) of the node's own results, which are not screened.
     streaming: receive by `scp.streaming`; off, by pynetdicom's ordinary handler.
     """
@@ -74,7 +88,7 @@ class ListenerPolicy:
     max_inflated_bytes: int = 2**30
     max_study_bytes: int = 64 * 2**30
     reserve_bytes: int = 512 * 2**20
-    keep_delivered: timedelta | None = None
+    retention: RetentionPolicy = RetentionPolicy()
     own_manufacturer: str = "lungnode"
     streaming: bool = True
     tls: TLSSettings | None = None

@@ -212,6 +212,9 @@ class Receiver:
         if outcome is Outcome.CONFLICTING:
             self.spool.drop(kept)
             raise InstanceRefused(instances.DUPLICATE, "an instance with this UID and other content is held")
+        if outcome is Outcome.IDENTICAL and not self.spool.has(kept):
+            # The purge of its study took the file before the store was told that it is wanted again
+            raise InstanceRefused(instances.OUT_OF_RESOURCES, "it was just being deleted: send it again")
         return Answer(instances.SUCCESS)
 
     def _outcome(self, received: ReceivedInstance, request: StoreRequest) -> Outcome:

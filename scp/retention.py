@@ -1,8 +1,9 @@
-"""Deleting the images of studies that are delivered and old enough. What is not delivered is never touched."""
+"""What is deleted, and when: images of studies that have ended, by age or because the room is needed; old records."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,11 +11,22 @@ from pathlib import Path
 
 import structlog
 
-from store import retention
+from scp.policy import RetentionPolicy
+from scp.spool import Spool
+from store import pruning, retention
 from store.database import Database
 from store.object_folder import ObjectFolder
+from store.retention import DONE_WITH
+from store.states import StudyState
 
 LOGGER = structlog.get_logger(__name__)
+
+TOGETHER = 64
+"""So many files are deleted while their study is locked."""
+LEAST_KEPT = timedelta(days=1)
+"""Images of studies that ended less long ago stay however little room there is: it is not they who fill the disk."""
+BATCHES = 100
+"""Of records, in one round."""
 
 
 @dataclass(frozen=True)
@@ -25,32 +37,93 @@ class Purged:
     files: int
 
 
-def purge_delivered(
-    database: Database, storage: Path, keep: timedelta, now: datetime, objects: ObjectFolder | None = None
-) -> Purged:
-    """Delete the images of every study that was delivered longer than `keep` ago. Raises OSError.
+@dataclass(frozen=True)
+class Retention:
+    """Deletes what a policy says of one store. objects: where the nodes have their images, None: in the spool."""
 
-    The store first, the images after its commit: a study never counts as whole while files of it are gone. Pictures
-    beside its results show its images too; they go before the commit, since a purge that is killed begins again.
-    So do `objects`, what the nodes have in an object store: no sweep looks for what would be left over there.
-    """
-    before = now - keep
-    studies = files = 0
-    with database.read() as session:
-        expired = retention.expired_studies(session, before)
-    for study_id in expired:
-        with database.write() as session:
-            study = retention.begin_purge(session, study_id, before, now)
-            if study is not None:
-                files += _delete_beside(storage, study.results)
-                files += 0 if objects is None else _delete_objects(objects, study)
-                _mark_changed(storage, study.paths)
-        if study is None:
-            continue
-        studies += 1
-        files += sum(_delete(storage / path) for path in study.paths)
-        LOGGER.info("images deleted after delivery", study=study.study_id, files=len(study.paths))
-    return Purged(studies, files)
+    policy: RetentionPolicy
+    database: Database
+    spool: Spool
+    objects: ObjectFolder | None = None
+
+    def purge(self, now: datetime) -> Purged:
+        """Delete the images of studies that ended too long ago. Raises OSError, sqlalchemy.exc.SQLAlchemyError."""
+        ages = ((self.policy.keep_done, DONE_WITH), (self.policy.keep_failed, (StudyState.FAILED,)))
+        done = [
+            self._purge(study_id, now - keep, now, states, "")
+            for keep, states in ages
+            if keep is not None
+            for study_id in self._expired(now - keep, states)
+        ]
+        return Purged(sum(files is not None for files in done), sum(files or 0 for files in done))
+
+    def make_room(self, now: datetime) -> Purged:
+        """Delete images of delivered and skipped studies, the oldest first, until there is room again.
+
+        Raises OSError, sqlalchemy.exc.SQLAlchemyError. Nothing with an object store: what fills this disk leaves it by
+        itself.
+        """
+        studies = files = 0
+        if self.objects is None and self._lacks_room():
+            for study_id in self._expired(now - LEAST_KEPT, DONE_WITH):
+                deleted = self._purge(study_id, now - LEAST_KEPT, now, DONE_WITH, "the room was needed")
+                studies += deleted is not None
+                files += deleted or 0
+                if not self._lacks_room():
+                    break
+        return Purged(studies, files)
+
+    def prune(self, now: datetime) -> int:
+        """Delete records that are too old; how many. Raises sqlalchemy.exc.SQLAlchemyError."""
+        rows = 0
+        if self.policy.keep_records is None:
+            return rows
+        for _ in range(BATCHES):
+            with self.database.write() as session:
+                pruned = pruning.prune(session, now - self.policy.keep_records)
+            rows += pruned.rows
+            if not pruned.more:
+                break
+        return rows
+
+    def _lacks_room(self) -> bool:
+        return self.spool.free_bytes() < self.policy.room_bytes
+
+    def _expired(self, before: datetime, states: Collection[StudyState]) -> list[int]:
+        with self.database.read() as session:
+            return retention.expired_studies(session, before, states=states)
+
+    def _purge(
+        self, study_id: int, before: datetime, now: datetime, states: Collection[StudyState], why: str
+    ) -> int | None:
+        """Delete the images of one study; how many files, None where it is not to be purged any more.
+
+        The store first, the images after its commit: a study never counts as whole while files of it are gone. Pictures
+        beside its results show its images too; they go before the commit, since a purge that is killed begins again.
+        So do the objects that the nodes have in an object store: no sweep looks for what would be left over there.
+        """
+        with self.database.write() as session:
+            study = retention.begin_purge(session, study_id, before, now, states=states, why=why)
+            if study is None:
+                return None
+            files = _delete_beside(self.spool.storage, study.results)
+            files += 0 if self.objects is None else _delete_objects(self.objects, study)
+            _mark_changed(self.spool.storage, study.paths)
+        files += sum(self._delete(study_id, some, now) for some in _pieces(study.paths))
+        LOGGER.info("images deleted", study=study_id, files=files, why=why)
+        return files
+
+    def _delete(self, study_id: int, paths: tuple[str, ...], purged_at: datetime) -> int:
+        """Delete some images; none once something of their study has come again, for that may be one of these files."""
+        with self.database.write() as session:
+            if not retention.is_still_purged(session, study_id, purged_at):
+                return 0
+            return sum(_unlink(self.spool.storage / path) for path in paths)
+
+
+def _pieces(paths: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for start in range(0, len(paths), TOGETHER):
+        yield paths[start : start + TOGETHER]
 
 
 def _mark_changed(storage: Path, paths: tuple[str, ...]) -> None:
@@ -64,7 +137,7 @@ def _delete_beside(storage: Path, results: tuple[str, ...]) -> int:
     """Delete what lies in the folders of the results and is none of them; how many files."""
     kept = {storage / path for path in results}
     folders = {path.parent for path in kept if path.parent.is_dir()}
-    return sum(_delete(file) for folder in folders for file in folder.iterdir() if file not in kept)
+    return sum(_unlink(file) for folder in folders for file in folder.iterdir() if file not in kept)
 
 
 def _delete_objects(objects: ObjectFolder, study: retention.ExpiredStudy) -> int:
@@ -74,7 +147,7 @@ def _delete_objects(objects: ObjectFolder, study: retention.ExpiredStudy) -> int
     return objects.delete([*study.paths, *beside])
 
 
-def _delete(path: Path) -> bool:
+def _unlink(path: Path) -> bool:
     try:
         path.unlink()
     except FileNotFoundError:

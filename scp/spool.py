@@ -94,6 +94,10 @@ class Spool:
         """Remove a kept file that the store did not take."""
         (self.storage / kept.path).unlink(missing_ok=True)
 
+    def has(self, kept: KeptFile) -> bool:
+        """Whether a kept file is there still."""
+        return (self.storage / kept.path).exists()
+
     def free_bytes(self) -> int:
         """Free space for the service user on the spool's file system. Raises OSError."""
         status = os.statvfs(self.kept)

@@ -122,7 +122,7 @@ def _ended_from(session: Session, study: Study) -> StudyState | None:
 def _screen_again(session: Session, study: Study, *, who: str, why: str, now: datetime) -> None:
     uid = study.study_instance_uid
     if study.purged_at is not None:
-        raise NothingToDo(f"study {uid}: its images were deleted after delivery; send it again")
+        raise NothingToDo(f"study {uid}: its images were deleted; send it again")
     if _has_images_without_revision(session, study):  # it was taken out while it was being received
         ledger.change_state(session, study, StudyState.RECEIVING, who=who, why=why, now=now)
         study.receiving_since = now
@@ -130,7 +130,7 @@ def _screen_again(session: Session, study: Study, *, who: str, why: str, now: da
     if study.revision == 0:
         raise NothingToDo(f"study {uid} has no image that can be screened")
     if missing := deleted_images.missing(session, study):
-        raise NothingToDo(f"study {uid}: {missing} of its images were deleted after delivery; send it again")
+        raise NothingToDo(f"study {uid}: {missing} of its images were deleted; send it again")
     ledger.change_state(session, study, StudyState.COMPLETE, who=who, why=why, now=now)
     study.attempts = 0
     study.not_before = now

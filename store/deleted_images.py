@@ -1,4 +1,4 @@
-"""Images that were deleted after delivery (`store.retention`) while something of their study comes again.
+"""Images that were deleted (`store.retention`) while something of their study comes again.
 
 A study whose images are deleted counts as a whole (`Study.purged_at`). As soon as an image of it comes, each other one
 is marked by itself: a new revision is made of what is here, and the present one is whole again when all of it has come.
@@ -12,7 +12,12 @@ from sqlalchemy.orm import Session
 from store.models import Instance, Revision, Study
 
 DELETED = "deleted after delivery"
-"""`Instance.kept_out` of an image whose file is gone."""
+"""`Instance.kept_out` of an image whose file is gone. Stores have these words, also of skipped and failed studies."""
+
+
+def are_gone(study: Study, image: Instance) -> bool:
+    """Whether the file of an image was deleted, with its study or by itself."""
+    return study.purged_at is not None or image.kept_out == DELETED
 
 
 def mark(session: Session, study: Study) -> None:
@@ -29,7 +34,7 @@ def mark(session: Session, study: Study) -> None:
 
 def unmark(session: Session, study: Study, instance_id: int) -> None:
     """The content of an image has come again. Where the present revision was made without it, it stays out."""
-    if missing(session, study):
+    if study.revision == 0 or missing(session, study):
         session.execute(
             update(Instance)
             .where(Instance.id == instance_id, Instance.kept_out == DELETED)

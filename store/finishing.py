@@ -1,4 +1,4 @@
-"""When a study that is being delivered has ended, and how: its newest screening decides, once all others are through."""
+"""When a study that is being delivered has ended, and how: once all is through, its newest screening decides."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class Instance(Base):
     id: Mapped[int] = mapped_column(KEY, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
-    association_id: Mapped[int | None] = mapped_column(ForeignKey("associations.id"))
+    association_id: Mapped[int | None] = mapped_column(ForeignKey("associations.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(UID, unique=True)
     sop_class_uid: Mapped[str] = mapped_column(UID)
     transfer_syntax_uid: Mapped[str] = mapped_column(UID)
@@ -298,7 +298,7 @@ class Announcement(Base):
     study_instance_uid: Mapped[str] = mapped_column(UID, index=True)
     instances: Mapped[list[str]]
     who: Mapped[str] = mapped_column(String(128))
-    at: Mapped[datetime]
+    at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Transition(Base):

@@ -131,7 +131,7 @@ def record_instance(
     if held is not None:
         if held.sha256 != instance.sha256:
             return Receipt(Outcome.CONFLICTING, held.study_id, held.series_id, held.path)
-        _take_back(session, study, held, instance)
+        _take_back(session, study, held, instance, now)
         return Receipt(Outcome.IDENTICAL, study.id, held.series_id, held.path)
     if study.byte_count + instance.size > max_study_bytes:
         raise StudyTooLarge(max_study_bytes)
@@ -214,8 +214,12 @@ def _held(session: Session, instance: ReceivedInstance) -> Instance | None:
     )
 
 
-def _take_back(session: Session, study: Study, held: Instance, instance: ReceivedInstance) -> None:
+def _take_back(
+    session: Session, study: Study, held: Instance, instance: ReceivedInstance, now: datetime
+) -> None:
     """The content of an instance has just come again, to this node."""
+    if deleted_images.are_gone(study, held):
+        study.last_received_at = now  # it is kept as long as one that has just come
     deleted_images.mark(session, study)
     deleted_images.unmark(session, study, held.id)
     session.execute(update(Instance).where(Instance.id == held.id).values(held_by=instance.held_by))

@@ -1,18 +1,21 @@
-"""Which studies' images may be deleted, and that they were. Only what every destination has taken is ever named."""
+"""Which studies' images may be deleted, and that they were: only of ended studies with nothing on its way."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from store import ledger
-from store.models import Instance, Result, Revision, Screening, Study
-from store.states import StudyState
+from store import ledger, uploads
+from store.models import Delivery, Instance, Result, Revision, Screening, Study, Transition
+from store.states import UNDERWAY, StudyState
 
 WHO = "retention"
+DONE_WITH = (StudyState.DELIVERED, StudyState.SKIPPED)
+"""States in which nothing more is to be done with the images of a study."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,14 @@ class ExpiredStudy:
     results: tuple[str, ...] = ()
 
 
-def expired_studies(session: Session, delivered_before: datetime, *, limit: int = 100) -> list[int]:
-    """Numbers of studies that were delivered before that time and still have their images, the oldest first."""
+def expired_studies(
+    session: Session, before: datetime, *, states: Collection[StudyState] = DONE_WITH, limit: int = 100
+) -> list[int]:
+    """Numbers of studies in `states` since before that time that still have their images, the oldest first."""
     return list(
         session.scalars(
             select(Study.id)
-            .where(
-                Study.state == StudyState.DELIVERED,
-                Study.purged_at.is_(None),
-                Study.changed_at < delivered_before,
-            )
+            .where(*_expired(before, states))
             .order_by(Study.changed_at, Study.id)
             .limit(limit)
         )
@@ -44,23 +45,25 @@ def expired_studies(session: Session, delivered_before: datetime, *, limit: int 
 
 
 def begin_purge(
-    session: Session, study_id: int, delivered_before: datetime, now: datetime
+    session: Session,
+    study_id: int,
+    before: datetime,
+    now: datetime,
+    *,
+    states: Collection[StudyState] = DONE_WITH,
+    why: str = "",
 ) -> ExpiredStudy | None:
     """Record that the images of a study are deleted, and say which files those are.
 
-    None where it is not expired any more.
-
-    The files are deleted after the commit: killed in between, they are left over, never missed.
+    None where it is not expired any more. why: beside its state, for its account. The files are deleted after the
+    commit: killed in between, they are left over, never missed.
     """
     study = ledger.locked_study(session, study_id)
-    if (
-        study.state is not StudyState.DELIVERED
-        or study.purged_at is not None
-        or study.changed_at >= delivered_before
-    ):
+    if session.scalar(select(Study.id).where(Study.id == study_id, *_expired(before, states))) is None:
         return None
     study.purged_at = now
-    ledger.remark(session, study, who=WHO, why="images deleted after delivery", now=now)
+    said = f"images deleted, {study.state.value} since {study.changed_at:%Y-%m-%d}"
+    ledger.remark(session, study, who=WHO, why=f"{said}: {why}" if why else said, now=now)
     paths = session.scalars(select(Instance.path).where(Instance.study_id == study_id))
     results = session.scalars(
         select(Result.path)
@@ -71,6 +74,11 @@ def begin_purge(
     return ExpiredStudy(study.id, study.study_instance_uid, tuple(paths), tuple(results))
 
 
+def is_still_purged(session: Session, study_id: int, purged_at: datetime) -> bool:
+    """Whether nothing of a study has come again since its images were deleted; locks it until the transaction ends."""
+    return ledger.locked_study(session, study_id).purged_at == purged_at
+
+
 def purged_among(session: Session, paths: list[str]) -> set[str]:
     """Those of `paths` that belong to a study whose images are deleted: files that a purge left over."""
     return set(
@@ -79,4 +87,25 @@ def purged_among(session: Session, paths: list[str]) -> set[str]:
             .join(Study, Study.id == Instance.study_id)
             .where(Instance.path.in_(paths), Study.purged_at.is_not(None))
         )
+    )
+
+
+def purges_since(session: Session, since: datetime) -> int:
+    """How many studies have lost their images since then."""
+    query = select(func.count(Transition.study_id.distinct())).where(
+        Transition.at >= since, Transition.who == WHO
+    )
+    return session.scalar(query) or 0
+
+
+def _expired(before: datetime, states: Collection[StudyState]) -> tuple[ColumnElement[bool], ...]:
+    """What holds of a study whose images may go: images that came after its end are as good as new, too."""
+    underway = select(Delivery.id).where(Delivery.study_id == Study.id, Delivery.state.in_(UNDERWAY))
+    return (
+        Study.state.in_(states),
+        Study.purged_at.is_(None),
+        Study.changed_at < before,
+        Study.last_received_at < before,
+        ~underway.exists(),
+        ~uploads.is_held(),
     )

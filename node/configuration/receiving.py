@@ -68,6 +68,9 @@ class StorageConfiguration(Section):
     path: Path = Path("var")
     reserve_mb: int = Field(default=512, ge=0)
     keep_days: float | None = Field(default=None, gt=0)
+    keep_failed_days: float | None = Field(default=None, gt=0)
+    keep_records_days: float | None = Field(default=90.0, gt=0)
+    make_room: bool = True
 
 
 class DatabaseConfiguration(Section):

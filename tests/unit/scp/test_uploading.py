@@ -17,7 +17,8 @@ import pytest
 from node.routing.deciding import Router
 from node.routing.rules import Rule
 from scp.completeness import CompletenessPolicy, complete_due
-from scp.retention import purge_delivered
+from scp.policy import RetentionPolicy
+from scp.retention import Retention
 from scp.spool import Spool
 from scp.uploading import Uploader, node_of
 from store import claims, commitment, ledger, queries, receipts, revisions, uploads
@@ -264,10 +265,12 @@ def test_a_purge_deletes_the_objects_and_can_be_repeated(node: Node) -> None:
     node.objects._file_system = refusing
     refusing.why = OSError("timed out")
     later = NOW + timedelta(days=9)
+    policy = RetentionPolicy(keep_done=timedelta(days=7))
+    retention = Retention(policy, node.database, Spool(node.folder), node.objects)
     with pytest.raises(ObjectStoreAway):
-        purge_delivered(node.database, node.folder, timedelta(days=7), later, node.objects)
+        retention.purge(later)
     refusing.why = None
-    done = purge_delivered(node.database, node.folder, timedelta(days=7), later, node.objects)
+    done = retention.purge(later)
     assert done.studies == 1 and node.objects.size(path) is None and node.files() == []
     assert node.receive(1) is Outcome.IDENTICAL  # its content has come again
     assert node.uploader.upload() == 1 and node.objects.size(path) is not None

@@ -597,7 +597,7 @@ def test_only_delivered_studies_of_enough_age_lose_their_images(received_study: 
         assert retention.begin_purge(session, study_id, later, later) is None
     with (
         received_study.database.write() as session,
-        pytest.raises(admin.NothingToDo, match="deleted after delivery"),
+        pytest.raises(admin.NothingToDo, match="its images were deleted; send it again"),
     ):
         admin.rescreen(session, STUDY, who="admin", now=later)
     assert received_study.receive(1).outcome is Outcome.IDENTICAL
@@ -701,6 +701,34 @@ def test_a_deleted_study_is_screened_again_when_all_of_it_has_come_again(purged_
     purged_study.receive(3)
     assert ask(purged_study, "rescreen") is StudyState.COMPLETE
     assert len(purged_study.claim().instances) == 3
+
+
+def test_what_was_skipped_before_it_was_complete_is_screened_when_it_has_come_again(life: Life) -> None:
+    life.receive(1)
+    ask(life, "skip", why="by mistake")
+    later = life.now + timedelta(days=8)
+    with life.database.write() as session:
+        (study_id,) = retention.expired_studies(session, later)
+        assert retention.begin_purge(session, study_id, later, later) is not None
+    with pytest.raises(admin.NothingToDo, match="its images were deleted"):
+        ask(life, "retry")
+    assert life.receive(1, at=later).outcome is Outcome.IDENTICAL
+    assert ask(life, "retry") is StudyState.RECEIVING
+    assert life.complete() is StudyState.COMPLETE
+    assert len(life.claim(later).instances) == 1
+
+
+def test_images_of_a_failed_study_stay_while_an_earlier_result_is_on_its_way(screened_study: Life) -> None:
+    screened_study.receive(2)
+    screened_study.complete()
+    later = screened_study.now + timedelta(days=8)
+    held = screened_study.claim()
+    with screened_study.database.write() as session:
+        claims.fail(session, held, why="damaged", now=screened_study.now)
+        assert retention.expired_studies(session, later, states=[StudyState.FAILED]) == []
+    screened_study.deliver_all()
+    with screened_study.database.read() as session:
+        assert len(retention.expired_studies(session, later, states=[StudyState.FAILED])) == 1
 
 
 def test_a_deleted_study_is_still_the_prior_of_a_later_one(purged_study: Life) -> None:
