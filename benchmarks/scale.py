@@ -34,10 +34,9 @@ from postgresql_server import NoServer, started_server
 from sqlalchemy import func, insert, select, text
 
 from engine.loading import load_series
-from engine.runners.interface import RunnerOptions
 from engine.series_choice import SeriesRules
 from node.capacity.queueing import PERCENTILES, waiting_times
-from node.casework import Occasion, open_casework
+from node.casework import Occasion, open_casework, runner_options
 from node.caseworks import Caseworks
 from node.configuration import Configuration, ScreeningConfiguration
 from node.phantom import phantom_study, phantom_volume
@@ -73,13 +72,13 @@ def measure_ray(slices: int) -> None:
     except ModuleNotFoundError:
         print("ray       is not installed: pip install 'lungnode[ray]'")
         return
-    configuration = Configuration()
+    configuration = Configuration(screening=ScreeningConfiguration(threads=1))
     with tempfile.TemporaryDirectory(prefix="lungnode-scale-") as name:
         for number, dataset in enumerate(phantom_study(phantom_volume(slices), NOW)):
             dataset.save_as(Path(name) / f"{number:04d}.dcm", enforce_file_format=True)
         volume = load_series(sorted(Path(name).iterdir()))
     options = RayOptions("local", start_seconds=300)
-    with RayExecutor(configuration.models, RunnerOptions(threads=1), options) as executor:
+    with RayExecutor(configuration.models, runner_options(configuration), options) as executor:
         found = [executor.screen(volume, SeriesRules()).timings_s for _ in range(6)][1:]
     added = [timings["transfer"] for timings in found]
     whole = statistics.median(sum(timings.values()) for timings in found)

@@ -133,6 +133,7 @@ class EngineBuilder:
             known = self.cache.find(key)
             # A state "building" under a free lock is what a builder left that did not come to its end.
             if known is not None and (known.state == "ready" or (known.state == "failed" and not again)):
+                self.cache.used(key)
                 return known
             return self._built(package, key)
 

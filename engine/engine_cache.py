@@ -85,6 +85,25 @@ class EngineCache:
         write_atomically(self._state_path(record.key), content)
         return record
 
+    def used(self, key: EngineKey) -> None:
+        """Keep in mind that an engine is in use."""
+        self._state_path(key).touch()
+
+    def forget_unused(self, since: float) -> tuple[EngineKey, ...]:
+        """Delete engines that nobody has used since then (seconds of the epoch): of packages and versions before.
+
+        Returns the keys of those deleted.
+        """
+        forgotten = []
+        for path in self.folder.glob("*.json"):
+            record = _read_record(path)
+            if record is None or path.stat().st_mtime >= since:
+                continue
+            for kept in self.folder.glob(f"{record.key.stem}.*"):
+                kept.unlink(missing_ok=True)
+            forgotten.append(record.key)
+        return tuple(forgotten)
+
     def records(self) -> tuple[EngineRecord, ...]:
         """Everything in the cache, by file name; what is not legible is left out."""
         found = (_read_record(path) for path in sorted(self.folder.glob("*.json")))

@@ -9,19 +9,24 @@ from concurrent import futures
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import structlog
 
-from engine.engine_cache import EngineRecord
+from engine.engine_cache import EngineCache, EngineRecord
 from engine.errors import NotScreenable
 from node.casework import Casework, open_casework, open_special_casework
 from node.configuration import Configuration
+from node.presence import utc_now
 
 READY_ENGINES_SECONDS = 1.0
-"""Engines that were built before are open within this long; a worker that starts waits for them."""
+"""Engines that were built before are open within this long: a worker gives them so much before its first study."""
 
 DEVICE_ATTEMPTS = 2
 """A study that has failed so often is taken by the processor, where it may, as the fault may be the GPU's."""
+
+UNUSED = timedelta(days=30)
+"""Engines that were not opened for so long are of packages, libraries or machines that are gone."""
 
 Report = Callable[[EngineRecord], None]
 
@@ -118,26 +123,39 @@ def _in_a_thread(built: Callable[[], Caseworks]) -> Future[Caseworks]:
     return coming
 
 
-def open_caseworks(configuration: Configuration, report: Report = lambda record: None) -> CaseworksAtHand:
+def open_caseworks(
+    configuration: Configuration,
+    report: Report = lambda record: None,
+    clock: Callable[[], datetime] = utc_now,
+) -> CaseworksAtHand:
     """What a worker with this configuration screens with.
 
     Where engines are to be built and are not ready yet, a thread builds them, and meanwhile the packages' ONNX is run
     by the processor in float32, which needs no verification, or studies wait (`screening.while_building`).
 
-    report: told of engines that are built, in that thread. Raises engine.errors.PackageInvalid,
-    engine.errors.RunnerFailed.
+    report: told of engines that are built, in that thread. clock: says how old engines are that nobody uses, which are
+    deleted. Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed.
     """
     screening = configuration.screening
     if screening.executor == "ray" or not screening.uses_built_engines:
         return CaseworksAtHand(_opened(configuration, report))
     plain = screening.model_copy(update={"built_engines": False, "device": "openvino"})
-    at_hand = CaseworksAtHand(
+    return CaseworksAtHand(
         _opened(configuration.model_copy(update={"screening": plain}), report),
-        lambda: _opened(configuration, report),
+        lambda: _built(configuration, report, clock),
         waits=screening.while_building == "wait" or screening.device == "tensorrt",
     )
-    at_hand.wait(READY_ENGINES_SECONDS)
-    return at_hand
+
+
+def _built(configuration: Configuration, report: Report, clock: Callable[[], datetime]) -> Caseworks:
+    opened = _opened(configuration, report)
+    try:
+        cache = EngineCache(configuration.screening.engine_cache)
+        for key in cache.forget_unused((clock() - UNUSED).timestamp()):
+            log.info("engine deleted, which nobody has used for long", engine=key.stem)
+    except OSError as error:  # the next start tries again
+        log.warning("engines that nobody uses cannot be deleted", why=error.strerror, where=error.filename)
+    return opened
 
 
 def _opened(configuration: Configuration, report: Report) -> Caseworks:

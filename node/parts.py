@@ -37,8 +37,6 @@ COMPLETENESS_POLL_SECONDS, IDLE_POLL_SECONDS = 0.1, 0.5
 PRIORS_POLL_SECONDS = 2.0
 UPLOAD_POLL_SECONDS = 0.5
 
-WAITING = {"waits_for": "built engines"}
-
 Ready = Callable[[], None]
 Part = Callable[[Configuration, Stop, Ready], None]
 
@@ -148,13 +146,13 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
     Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, store.migrations.SchemaMismatch, and
     store.processes.OtherEquipment where another worker has other packages.
     """
-    from node.caseworks import open_caseworks
+    from node.caseworks import READY_ENGINES_SECONDS, open_caseworks
     from node.engine_states import engine_reporter
     from node.worker import Worker
 
     with (
         present_in_store("worker", configuration, stop) as (database, name, clock),
-        open_caseworks(configuration, engine_reporter(database, clock)) as caseworks,
+        open_caseworks(configuration, engine_reporter(database, clock), clock) as caseworks,
     ):
         with database.write() as session:
             processes.join(
@@ -176,9 +174,9 @@ def run_worker(configuration: Configuration, stop: Stop, ready: Ready) -> None:
             clock=clock,
             shared=shared_storage(configuration),
         )
-        present = caseworks.now()
-        log.info("worker ready", **(present.usual.executor.descriptions if present else WAITING))
+        log.info("worker ready")
         ready()
+        caseworks.wait(READY_ENGINES_SECONDS)
         worker.run(stop, configuration.worker.poll_seconds)
 
 
