@@ -41,12 +41,20 @@ def config_check(configuration: ConfigOption = None, as_json: JsonOption = False
             for d in settings.destinations
         ),
         *(f"destination {d.name}: {d.url}: {', '.join(d.objects)}" for d in settings.stow_destinations),
+        "whether they answer was not asked: lungnode destinations echo",
+        *_query_sources(settings),
         *(f"model {p.metadata.name} {p.metadata.version} ({p.metadata.system}), {p.path}" for p in packages),
-        "nobody was asked whether he answers: lungnode destinations echo",
         "the configuration is right",
     ]
     answer = {"right": True, "packages": [f"{p.metadata.name} {p.metadata.version}" for p in packages]}
     say("\n".join(lines), answer, as_json)
+
+
+def _query_sources(settings: Configuration) -> list[str]:
+    """Who is asked whether a study is here in full."""
+    dicom, web = settings.query_source, settings.dicomweb_source
+    lines = [f"query source {dicom.ae_title} at {dicom.host}:{dicom.port}"] if dicom is not None else []
+    return lines + ([f"query source {web.url}"] if web is not None else [])
 
 
 def _addresses(settings: Configuration) -> list[str]:

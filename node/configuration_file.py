@@ -36,9 +36,8 @@ def read_mapping(path: Path, allowed_keys: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigurationError(
-            f"{path}: cannot be read ({error.strerror}); give the file with --config"
-        ) from None
+        remedy = "use sudo" if isinstance(error, PermissionError) else "give the file with --config"
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: is not UTF-8 text; allowed is YAML in UTF-8") from None
     try:
