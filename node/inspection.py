@@ -18,7 +18,8 @@ from rich.text import Text
 from sqlalchemy.engine import make_url
 
 from node.command_options import CommandError
-from node.configuration import Configuration
+from node.configuration import Configuration, StorageConfiguration
+from node.storage_account import storage_account
 from node.verdicts import verdict_lines
 from store import processes, queries, uploads
 from store.database import Database, open_database
@@ -74,20 +75,25 @@ def watched(configuration: Configuration, question: Callable[[Database], Answer]
             time.sleep(WATCH_SECONDS)
 
 
-def node_status(database: Database, now: datetime) -> Answer:
-    """Processes with their last heartbeat, studies by state, objects waiting by destination, refusals of a day."""
+def node_status(database: Database, now: datetime, storage: StorageConfiguration | None = None) -> Answer:
+    """Processes with their last heartbeat, studies by state, objects waiting by destination, refusals of a day.
+
+    storage: the storage folder to tell of, None for none.
+    """
     with database.read() as session:
         living = processes.living(session)
         counts = queries.counts_by_state(session)
         waiting = queries.pending_deliveries(session)
         held = uploads.holdings_by_node(session)
         refused = queries.recent_refusals(session, since=now - timedelta(days=1), limit=REFUSALS)
+        kept = None if storage is None else storage_account(session, storage, now)
     data = {
         "processes": [asdict(p) | {"silent": _silent(p.heartbeat_at, now)} for p in living],
         "studies": {state.value: count for state, count in counts.items()},
         "waiting_deliveries": waiting,
         "waiting_uploads": [asdict(h) for h in held],
         "refusals": [asdict(r) for r in refused],
+        "storage": None if kept is None else asdict(kept),
     }
 
     def paint(console: Console) -> None:
@@ -104,10 +110,11 @@ def node_status(database: Database, now: datetime) -> Answer:
             console.print(
                 _table("Waiting for the object store", ("at", "studies", "images", "since"), uploads_waiting)
             )
-
         if refused:
             lines = [(_local(r.at), r.who, r.what) for r in refused]
             console.print(_table("Refused in the last day", ("when", "sender", "what"), lines))
+        if kept is not None:
+            console.print(kept.words)
 
     return Answer(data, paint)
 

@@ -43,11 +43,13 @@ def status(
     from node.presence import utc_now
     from store.clock import store_clock
 
+    settings = read_configuration(configuration)
+
     def question(store: Any) -> Any:
-        return node_status(store, store_clock(store, utc_now)())
+        return node_status(store, store_clock(store, utc_now)(), settings.storage)
 
     if watch and not as_json:
-        watched(read_configuration(configuration), question)
+        watched(settings, question)
     _show(configuration, question, as_json)
 
 
