@@ -12,6 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, numpy_helper
 
+from training.half_weights import in_both_halves
 from training.serving import ServingGraph
 
 WEIGHTS_FILE = "weights.bin"
@@ -28,7 +29,8 @@ ALIGNMENT = 64
 def to_onnx(graph: ServingGraph) -> onnx.ModelProto:
     """The ONNX model of a serving graph, in evaluation mode, weights inside.
 
-    The graph's one input has the dynamic axes it declares. The module's mode is restored.
+    Batch normalisations right behind a convolution are part of its kernels (torch's exporter folds them). The graph's
+    one input has the dynamic axes it declares. The module's mode is restored.
     """
     example = graph.example()
     axes = {i: torch.export.Dim(name, min=1) for i, name in enumerate(graph.dynamic_axes)}
@@ -61,11 +63,14 @@ def store_graphs(directory: Path, models: Mapping[str, onnx.ModelProto], half: b
     Args:
         directory: existing directory.
         models: models with weights inside; they are changed in place.
-        half: store float32 matrices and kernels as float16, with a Cast to float32 in front of their use.
-            Vectors (biases, statistics of normalisations) stay float32.
+        half: round float32 matrices and kernels to what bfloat16 and float16 both hold and store them as float16, with
+            a Cast to float32 in front of their use. Vectors (biases, statistics of normalisations) stay as they are.
 
     Returns:
         The graph files by name.
+
+    Raises:
+        ValueError: a weight does not fit into half precision.
     """
     weights = _WeightsFile()
     paths: dict[str, Path] = {}
@@ -109,14 +114,17 @@ def _halve(model: onnx.ModelProto) -> None:
     casts = []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.ndim < 2 or values.nbytes < EXTERNAL_FROM_BYTES:
+        if tensor.data_type != TensorProto.FLOAT or values.ndim < 2:
             continue
-        if np.abs(values).max() > np.finfo(np.float16).max:
-            raise ValueError(
-                f"weight {tensor.name} does not fit into half precision; package with half=False"
-            )
         name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + "_half"))
+        try:
+            halves = in_both_halves(values)
+        except ValueError as error:
+            raise ValueError(f"weight {name}: {error}; package with half=False") from error
+        if values.nbytes < EXTERNAL_FROM_BYTES:  # not worth a Cast, but computed with all the same
+            tensor.CopyFrom(numpy_helper.from_array(halves.astype(np.float32), name))
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(halves, name + "_half"))
         casts.append(onnx.helper.make_node("Cast", [name + "_half"], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]

@@ -48,7 +48,7 @@ def write_package(
         graphs: serving graphs by the names of the contract, e.g. {"classify": ..., "segment": ...}.
         metadata: the keys of `REQUIRED_METADATA`; `schema`, `graphs` and `files` are added here.
         model_card: text of MODEL_CARD.md.
-        half: store matrices and kernels as float16.
+        half: round matrices and kernels to what bfloat16 and float16 both hold, and store them as float16.
 
     Returns:
         The package hash.
