@@ -24,7 +24,9 @@ app.add_typer(datasets, name="datasets")
 app.add_typer(package, name="package")
 
 Out = Annotated[Path, typer.Option("--out", help="The package's folder, NAME/; its last part is the name.")]
-Full = Annotated[bool, typer.Option("--float32", help="Keep weights as float32 instead of rounding them to half.")]
+Full = Annotated[
+    bool, typer.Option("--float32", help="Keep weights as float32 instead of rounding them to half.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
