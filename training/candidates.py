@@ -25,7 +25,7 @@ from training.lung_boxes import LungBoxes, PixelBox
 from training.outputs import RECIPE, WEIGHTS, load_trained, load_training_of
 from training.patients import weights_fingerprint
 from training.preprocessing import normalise_grey, resize_square, window
-from training.recipe import Image, Recipe
+from training.recipe import Image, LungScope, Recipe
 from training.serving import JCSClassifyGraph, JCSSegmentGraph, LesionPredictor, M3PatientGraph, M3SlicesGraph
 from training.starting import recipe_directory
 
@@ -38,8 +38,9 @@ class Candidate:
     """A system under test.
 
     `graphs`: what it can do; `run(graph, input)` gives outputs by name. `sha256`: of the package, or of the weights
-    of a training. `segment_margin`: the segmenter sees the lungs' box with so many pixels around, None whole slices.
-    `pictures_squeezed`: of pictures of unknown window JCS sees `crop_fraction` of both sides instead of a square.
+    of a training. `margin`, `lung_scope`: of the lung box that M3Lung-Sys sees. `segment_margin`: the segmenter sees
+    the box of the series' lungs with so many pixels around, None whole slices. `pictures_squeezed`: of pictures of
+    unknown window JCS sees `crop_fraction` of both sides instead of a square.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Candidate:
     sha256: str
     crop_fraction: float = 1.0
     margin: int = 10
+    lung_scope: LungScope = "volume"
     slice_threshold: float = 0.5
     patient_count: float = 25
     patient_mode: Literal["auto", "absolute", "proportional"] = "auto"
@@ -67,7 +69,7 @@ class Candidate:
                 return _middle(hu, self.crop_fraction)
             top, left, bottom, right = centre_crop((hu.shape[0], hu.shape[1]), self.crop_fraction)
             return hu[top:bottom, left:right]
-        box = boxes.of(item, hu, self.margin)
+        box = boxes.of(item, hu, self.margin, self.lung_scope)
         return None if box is None else hu[box[0] : box[2], box[1] : box[3]]
 
     def lesions(self, hu: Array, item: Item, boxes: LungBoxes) -> Array:
@@ -137,6 +139,7 @@ def _packaged(path: Path) -> Candidate:
         run,
         package.sha256,
         margin=metadata.preprocessing.crop_margin,
+        lung_scope=metadata.preprocessing.crop_scope,
         nonparametric=metadata.thresholds.nonparametric,
         window_fusion=metadata.thresholds.window_fusion,
     )
@@ -165,6 +168,7 @@ def _trained(path: Path) -> Candidate:
         weights_fingerprint(path / WEIGHTS),
         crop_fraction=fraction,
         margin=recipe.image.lung_margin,
+        lung_scope=recipe.image.lung_scope,
         segment_margin=recipe.image.lung_margin if "segment" in graphs and recipe.image.lung_crop else None,
         pictures_squeezed=recipe.image.pictures_squeezed,
     )

@@ -13,6 +13,7 @@ from engine.lungs import crop_box, find_lungs, slices_with_lung
 from engine.volume import Geometry
 from training.datasets.items import Item
 from training.datasets.pixels import PixelSource, volume_header
+from training.recipe import LungScope
 
 PixelBox = tuple[int, int, int, int]
 """Top, left, bottom, right in pixels, the last two exclusive."""
@@ -29,19 +30,22 @@ class LungBoxes:
         self._pixels = pixels
         self._found: dict[Path, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
 
-    def of(self, item: Item, hu: npt.NDArray[Any], margin: int) -> PixelBox | None:
+    def of(
+        self, item: Item, hu: npt.NDArray[Any], margin: int, scope: LungScope = "volume"
+    ) -> PixelBox | None:
         """The box in the item's slice `hu` [H, W]; None where a slice has no lung.
 
-        The box of the series where the data set names it or the item is a slice of a volume in HU; of a single slice
-        in HU that of the paper (D.1); of a picture of unknown window all of it, since no threshold holds there.
+        With scope `volume` the box of the series where the data set names it or the item is a slice of a volume in HU;
+        of a single slice in HU, and with scope `slice`, that of the paper (D.1); of a picture of unknown window all of
+        it, since no threshold holds there.
         """
         height, width = hu.shape
-        if item.lung_box is not None:
+        if item.lung_box is not None and scope == "volume":
             top, left, bottom, right = item.lung_box
             return round(top * height), round(left * width), round(bottom * height), round(right * width)
         if not item.calibration.exact:
             return 0, 0, height, width
-        if item.image.index is None:
+        if item.image.index is None or scope == "slice":
             return crop_box(hu.astype(np.int16), margin)
         if not self.shows_lung(item):
             return None

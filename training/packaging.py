@@ -68,13 +68,17 @@ def package_jcs(
 ) -> str:
     """Package a jcs-classifier training with a jcs-segmenter or jcs-joint training; gives the package hash.
 
-    Raises RecipeError where an output is of another task or a baseline.
+    Raises RecipeError where an output is of another task or a baseline, or saw slices that screening does not cut so.
     """
     classify_recipe, network = load_training_of(classifier, "jcs-classifier")
     if not isinstance(network, JCSClassifier):
         raise RecipeError(f"{classifier} is a baseline; it has no activation map to serve")
     segment_recipe, predictor = load_training_of(segmenter, "jcs-segmenter", "jcs-joint")
     image, lesions = classify_recipe.image, segment_recipe.image
+    if lesions.lung_crop and lesions.lung_scope == "slice":
+        raise RecipeError(
+            f"{segmenter} learned on a box of each slice; screening cuts the series' (lung_scope: volume)"
+        )
     graphs: dict[str, ServingGraph] = {
         "classify": JCSClassifyGraph(
             network, image.size, *image.middle_window, relu=classify_recipe.guidance.relu
@@ -123,7 +127,7 @@ def package_m3lung(
         recipes["patient"], homes["patient"] = recipe, patient
     metadata = {
         **_common(text, "m3lung", recipes),
-        "preprocessing": {"crop": "lungs", "crop_scope": "volume", "crop_margin": image.lung_margin},
+        "preprocessing": {"crop": "lungs", "crop_scope": image.lung_scope, "crop_margin": image.lung_margin},
         "classes": list(CLASSES),
         "thresholds": {
             "patient_rule": "nonparametric" if patient is None else "network",

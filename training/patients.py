@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from networks.m3lung import M3SliceNet
 from training.datasets.items import DatasetError, Item
 from training.datasets.pixels import PixelSource
+from training.lung_boxes import LungBoxes
 from training.outputs import write_whole
 from training.preprocessing import normalise_grey
 from training.recipe import Recipe
@@ -45,6 +46,12 @@ def series_of(items: Sequence[Item]) -> tuple[Series, ...]:
         ordered = tuple(sorted(slices, key=lambda item: item.index))
         found.append(Series(ordered, int(ordered[0].label or 0)))
     return tuple(found)
+
+
+def with_lung(series: Sequence[Series], boxes: LungBoxes) -> tuple[Series, ...]:
+    """The series without slices that show no lung, which the node gives to no network; all of one that has no other."""
+    kept = (tuple(item for item in one.items if boxes.shows_lung(item)) for one in series)
+    return tuple(replace(one, items=items or one.items) for one, items in zip(series, kept, strict=True))
 
 
 class PatientFeatures(Dataset[tuple[Tensor, Tensor]]):

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 TaskName = Literal["jcs-classifier", "jcs-segmenter", "jcs-joint", "m3-slice", "m3-patient"]
 
+LungScope = Literal["slice", "volume"]
+"""Which lungs a box is of: those of each slice by itself, as M3Lung-Sys prints it (D.1), or of the series."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -31,7 +34,8 @@ class Image(_Section):
     """From a slice to the network's input. `centre` and `width` in HU are drawn between their two values.
 
     `lung_crop`: the lung box in place of the whole slice. `lung_scope`: `slice` finds it in each slice by itself, as
-    printed; `volume` takes the box of the whole series that the data set names, as serving does.
+    printed; `volume` takes the box of the whole series. A package of M3Lung-Sys is served as it was trained. A box that
+    the data set names is that of the series, and free views take it in any case.
     `pictures_squeezed` (with free views): of pictures of unknown window the same share of both sides is seen, squeezed,
     rather than a square: most are wider than high, and a square of them lacks the sides of the lungs.
     """
@@ -42,7 +46,7 @@ class Image(_Section):
     width: tuple[Positive, Positive]
     lung_crop: bool = False
     lung_margin: Annotated[int, Field(ge=0)] = 10
-    lung_scope: Literal["slice", "volume"] = "slice"
+    lung_scope: LungScope = "slice"
     pictures_squeezed: bool = False
 
     @property

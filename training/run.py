@@ -17,8 +17,9 @@ from training.datasets.registry import open_dataset
 from training.datasets.splits import with_splits
 from training.distillation import Teachers
 from training.fit import FitResult, Machine, TrainingData, finish, fit
+from training.lung_boxes import LungBoxes
 from training.outputs import WEIGHTS, load_earlier, load_trained, load_training_of
-from training.patients import PatientFeatures, patient_split, series_of, weights_fingerprint
+from training.patients import PatientFeatures, patient_split, series_of, weights_fingerprint, with_lung
 from training.recipe import Recipe, RecipeError
 from training.samples import SliceSamples
 from training.sampling import shares_of
@@ -130,7 +131,7 @@ def _patients(
     recipe: Recipe, items: tuple[Item, ...], cache: Path, device: torch.device
 ) -> tuple[nn.Module, TrainingData]:
     home, slice_network = _slice_training(recipe)
-    series = series_of(items)
+    series = with_lung(series_of(items), LungBoxes(PixelSource(cache)))
 
     def features(split: str) -> PatientFeatures:
         return PatientFeatures(

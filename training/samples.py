@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from engine.lungs import crop_box
 from training.datasets.items import Item
 from training.datasets.pixels import PixelSource
 from training.distortion import seen
+from training.lung_boxes import LungBoxes, PixelBox
 from training.preprocessing import resize_square, window
 from training.recipe import Image, Recipe
-from training.views import WHOLE, View, centred_square, moved_edges, of_box, random_part
+from training.views import WHOLE, Box, View, centred_square, moved_edges, of_box, random_part
 
 
 class Sample(TypedDict):
@@ -59,6 +59,7 @@ class SliceSamples(Dataset[Sample]):
         self.pixels = pixels
         self.recipe = recipe
         self.training = training
+        self._boxes = LungBoxes(pixels)
         names = sorted({item.source for item in items})
         self.sources = {name: number for number, name in enumerate(names)}
 
@@ -89,11 +90,9 @@ class SliceSamples(Dataset[Sample]):
             return self._freely_seen(item, hu, np.zeros(hu.shape, np.bool_) if found is None else found, rng)
         mask = np.zeros_like(hu) if found is None else found.astype(np.float32)
         image = self.recipe.image
-        if image.lung_crop and item.calibration.exact:
-            box = crop_box(hu.astype(np.int16), image.lung_margin)
-            if box is not None:
-                top, left, bottom, right = box
-                hu, mask = hu[top:bottom, left:right], mask[top:bottom, left:right]
+        if image.lung_crop:
+            top, left, bottom, right = self._lung_box(item, hu)
+            hu, mask = hu[top:bottom, left:right], mask[top:bottom, left:right]
         planes = torch.from_numpy(np.stack([hu, mask]))[:, None]
         planes = _augmented(planes, self.recipe, rng)
         centre, width = _window(image, rng)
@@ -109,7 +108,7 @@ class SliceSamples(Dataset[Sample]):
         """As `_planes`, through a random view and distortion; without `rng` the crop as serving takes it."""
         image, augmentation = self.recipe.image, self.recipe.augmentation
         centre, width = _window(image, rng)
-        crop = _crop_view(item, hu.shape, image, training=rng is not None)
+        crop = self._crop_view(item, hu, training=rng is not None)
         if rng is None:
             values, lesion = seen(hu, mask, crop, image.size, None, np.random.default_rng(0))
         else:
@@ -117,23 +116,35 @@ class SliceSamples(Dataset[Sample]):
             values, lesion = seen(hu, mask, view, image.size, augmentation, rng)
         return window(values, centre, width), lesion
 
+    def _crop_view(self, item: Item, hu: npt.NDArray[np.float32], training: bool) -> View:
+        """What a free view is a part of."""
+        image = self.recipe.image
+        if image.lung_crop:
+            return of_box(item.lung_box or _as_shares(self._lung_box(item, hu), hu.shape))
+        if image.shorter_side is None:
+            return WHOLE
+        row, column = item.spacing or (1.0, 1.0)
+        # In training the whole square is the frame that parts are taken from.
+        fraction = 1.0 if training else image.size / image.shorter_side
+        if image.pictures_squeezed and not item.calibration.exact:
+            return View(half=(fraction, fraction))
+        return centred_square(hu.shape[1] * column / (hu.shape[0] * row), fraction)
+
+    def _lung_box(self, item: Item, hu: npt.NDArray[np.float32]) -> PixelBox:
+        """The box that the recipe wants; of a slice without lung the whole slice."""
+        image = self.recipe.image
+        found = self._boxes.of(item, hu, image.lung_margin, image.lung_scope)
+        return found or (0, 0, hu.shape[0], hu.shape[1])
+
 
 def shown_class(item: Item) -> int | None:
     """The class that a slice shows: the patient's, but healthy where the slice is known to be free of lesions."""
     return 0 if item.lesion is False else item.label
 
 
-def _crop_view(item: Item, shape: tuple[int, ...], image: Image, training: bool) -> View:
-    if image.lung_crop:
-        return WHOLE if item.lung_box is None else of_box(item.lung_box)
-    if image.shorter_side is None:
-        return WHOLE
-    row, column = item.spacing or (1.0, 1.0)
-    # In training the whole square is the frame that parts are taken from.
-    fraction = 1.0 if training else image.size / image.shorter_side
-    if image.pictures_squeezed and not item.calibration.exact:
-        return View(half=(fraction, fraction))
-    return centred_square(shape[1] * column / (shape[0] * row), fraction)
+def _as_shares(box: PixelBox, shape: tuple[int, ...]) -> Box:
+    (top, left, bottom, right), (height, width) = box, shape
+    return top / height, left / width, bottom / height, right / width
 
 
 def _drawn_view(crop: View, recipe: Recipe, rng: np.random.Generator) -> View:

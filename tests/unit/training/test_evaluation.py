@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from engine.assessment import fused_slice_probabilities
-from engine.packages import read_package
+from engine.packages import M3Metadata, read_package
 from networks.jcs import JCSClassifier, JCSJoint, JCSSegmenter
 from networks.res2net import Res2NetEncoder
 from training.candidates import BaselineSlicesGraph, Candidate, open_candidate
@@ -26,6 +26,7 @@ from training.datasets.pixels import PixelSource
 from training.evaluate import evaluate
 from training.import_jcs import load_released, renamed
 from training.lung_boxes import LungBoxes
+from training.outputs import load_trained, save_recipe
 from training.package import package_hash
 from training.packaging import PackageText, package_jcs, package_m3lung
 from training.recipe import RecipeError, parse_recipe
@@ -147,6 +148,8 @@ def test_without_a_patient_network_the_nonparametric_rule_is_named(
     package_m3lung(tmp_path / "m3", TEXT, trainings["m3-slice"], None)
     metadata = read_package(tmp_path / "m3").metadata
     assert metadata.screening_graphs == ("slices",)
+    assert isinstance(metadata, M3Metadata)
+    assert metadata.preprocessing.crop_scope == "slice"  # as the recipe of the training has it
 
 
 def test_pictures_are_squeezed_and_slices_cut_to_a_square(tmp_path: Path) -> None:
@@ -168,6 +171,12 @@ def test_trainings_of_another_task_are_refused(trainings: dict[str, Path], tmp_p
         package_jcs(tmp_path / "p", TEXT, trainings["m3-slice"], trainings["jcs-segmenter"])
     with pytest.raises(RecipeError, match="baseline"):
         package_jcs(tmp_path / "p", TEXT, trainings["resnet18"], trainings["jcs-segmenter"])
+    cut = tmp_path / "cut"
+    shutil.copytree(trainings["jcs-segmenter"], cut)
+    recipe = load_trained(cut)[0]
+    save_recipe(cut, recipe.model_copy(update={"image": recipe.image.model_copy(update={"lung_crop": True})}))
+    with pytest.raises(RecipeError, match="on a box of each slice"):
+        package_jcs(tmp_path / "p", TEXT, trainings["jcs-classifier"], cut)
     with pytest.raises(RecipeError, match="no finished training"):
         package_jcs(tmp_path / "p", TEXT, tmp_path, trainings["jcs-segmenter"])
 

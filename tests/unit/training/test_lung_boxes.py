@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 
 from engine.lungs import crop_box
 from training.candidates import Candidate
@@ -15,6 +16,10 @@ from training.datasets.items import GREY_UNKNOWN_WINDOW, HOUNSFIELD, Item, Plane
 from training.datasets.pixels import PixelSource
 from training.datasets.volumes import volume_items
 from training.lung_boxes import LungBoxes
+from training.patients import series_of, with_lung
+from training.preprocessing import resize_square, window
+from training.recipe import LungScope, Recipe, load_recipe
+from training.samples import SliceSamples
 
 
 def chest() -> np.ndarray:
@@ -72,3 +77,39 @@ def test_pictures_and_named_boxes(tmp_path: Path) -> None:
     assert boxes.of(picture, hu, 3) == (0, 0, 96, 96)
     assert boxes.of(replace(picture, lung_box=(0.25, 0.0, 0.75, 1.0)), hu, 3) == (24, 0, 72, 96)
     assert boxes.of(replace(picture, calibration=HOUNSFIELD), hu, 3) == crop_box(hu, 3)
+
+
+def seen_part(hu: np.ndarray, box: tuple[int, int, int, int], recipe: Recipe) -> torch.Tensor:
+    """What a network of the recipe is shown of a box, as the serving graph cuts it."""
+    top, left, bottom, right = box
+    values = torch.from_numpy(hu[top:bottom, left:right].astype(np.float32))[None, None]
+    return window(resize_square(values, recipe.image.size), *recipe.image.middle_window)[0]
+
+
+@pytest.mark.parametrize("free_view", [False, True])
+@pytest.mark.parametrize("scope", ["slice", "volume"])
+def test_a_slice_is_learned_on_the_box_that_it_is_served_with(
+    slices: list[Item], tmp_path: Path, scope: LungScope, free_view: bool
+) -> None:
+    changes = ("image.size=32", f"image.lung_scope={scope}", f"augmentation.free_view={free_view}")
+    recipe, pixels = load_recipe("m3-slice", changes), PixelSource(tmp_path / "cache")
+    box = LungBoxes(pixels).of(slices[17], chest()[17], recipe.image.lung_margin, scope)
+    assert box is not None
+    assert (box == crop_box(chest()[17], recipe.image.lung_margin)) == (scope == "slice")
+    sample = SliceSamples(slices, pixels, recipe, training=False)[0, 17]
+    torch.testing.assert_close(sample["grey"], seen_part(chest()[17], box, recipe), rtol=0, atol=1e-3)
+    candidate = Candidate("m3", "m3lung", frozenset({"slices"}), lambda *_: {}, "0" * 64, lung_scope=scope)
+    crop = candidate.crop(chest()[17], slices[17], LungBoxes(pixels))
+    assert crop is not None
+    assert crop.shape == (box[2] - box[0], box[3] - box[1])
+
+
+def test_patients_are_learned_on_the_slices_that_they_are_served_with(
+    slices: list[Item], tmp_path: Path
+) -> None:
+    boxes = LungBoxes(PixelSource(tmp_path / "cache"))
+    (kept,) = with_lung(series_of(slices), boxes)
+    assert [item.index for item in kept.items] == [i for i in range(24) if boxes.shows_lung(slices[i])]
+    assert 0 < len(kept.items) < 24
+    (lungless,) = with_lung(series_of(slices[:3]), boxes)
+    assert len(lungless.items) == 3
