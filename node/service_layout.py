@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,24 @@ def _install(layout: Layout, program: Path) -> list[str]:
         run_program("systemd-sysusers", "lungnode.conf")
         run_program("systemd-tmpfiles", "--create", "lungnode.conf")
         shutil.chown(file, group="lungnode")
-    elif layout.for_user:
+    if layout.for_user:
         layout.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    else:
+        said += _folders(layout, place.writable)
+    return said
+
+
+def _folders(layout: Layout, writable: Iterable[Path]) -> list[str]:
+    """Make those of these folders that are not there: systemd starts no unit that may write what is missing."""
+    said = []
+    for folder in writable:
+        real = layout.real(folder)
+        if real.exists():
+            continue
+        real.mkdir(mode=0o750, parents=True)
+        if layout.root == Path("/"):
+            shutil.chown(real, "lungnode", "lungnode")
+        said.append(f"folder {folder}: made")
     return said
 
 

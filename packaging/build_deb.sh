@@ -35,6 +35,7 @@ cp "$source_folder/systemd/lungnode.tmpfiles" "$root/usr/lib/tmpfiles.d/lungnode
 sed -e 's|^  path: var  |  path: /var/lib/lungnode  |' \
     -e 's|sqlite:///var/lungnode.db|sqlite:////var/lib/lungnode/lungnode.db|' \
     -e 's|file: var/audit.log|file: /var/lib/lungnode/audit.log|' \
+    -e 's|engine_cache: trt_engines/cache|engine_cache: /var/lib/lungnode/engines|' \
     -e "s|^  - models/|  - $home/share/lungnode/models/|" \
     "$source_folder/config.yaml" > "$root/etc/lungnode/config.yaml"
 printf '#!/bin/sh\nexport LUNGNODE_CONFIG="${LUNGNODE_CONFIG:-/etc/lungnode/config.yaml}"\nexec %s/bin/lungnode "$@"\n' "$home" > "$root/usr/bin/lungnode"

@@ -15,6 +15,8 @@ from node.configuration_file import ConfigurationError, read_mapping
 from node.configuration_problems import allowed_keys, described
 
 ENVIRONMENT = "environment"
+ENGINES = "engines"
+"""Where engines are kept, below the storage folder, unless `screening.engine_cache` says where."""
 
 
 def load_configuration(path: Path | None = None) -> Configuration:
@@ -39,11 +41,17 @@ def load_configuration(path: Path | None = None) -> Configuration:
 
 
 def resolve(configuration: Configuration, base: Path) -> Configuration:
-    """The same configuration with every relative path made absolute against `base`."""
+    """The same configuration with every relative path made absolute against `base`.
+
+    Engines are kept below the storage folder where nothing else is said: a service may hardly write elsewhere.
+    """
     url = _absolute_url(make_url(configuration.database.url), base)
     database = configuration.database.model_copy(update={"url": url})
     resolved: Configuration = _with_absolute_paths(configuration, base)
-    return resolved.model_copy(update={"database": database})
+    screening = resolved.screening
+    if "engine_cache" not in configuration.screening.model_fields_set:
+        screening = screening.model_copy(update={"engine_cache": resolved.storage.path / ENGINES})
+    return resolved.model_copy(update={"database": database, "screening": screening})
 
 
 def _with_absolute_paths(value: Any, base: Path) -> Any:

@@ -60,6 +60,7 @@ def test_data_lie_in_the_volume(
     assert str(configuration.storage.path) == volume
     assert configuration.database.url.startswith(f"sqlite:///{volume}/")
     assert str(configuration.audit.file).startswith(f"{volume}/")
+    assert configuration.screening.engine_cache.is_relative_to(volume)
 
 
 def test_ports_and_peers_agree(

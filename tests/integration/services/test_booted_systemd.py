@@ -119,6 +119,8 @@ def _mount(stack: ExitStack, target: Path, *what: str) -> None:
 
 def _lay_out(root: Path, python: str) -> None:
     """The program, tiny packages, configuration, units and user, as `lungnode install-service` lays them out."""
+    for name in ("opt/lungnode", "etc/lungnode", "var/lib/lungnode"):  # of a node installed on this machine
+        shutil.rmtree(root / name, ignore_errors=True)
     program = root / PROGRAM.relative_to("/")
     program.parent.mkdir(parents=True)
     places = f"{SOURCE}:{sysconfig.get_path('purelib')}"

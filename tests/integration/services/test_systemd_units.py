@@ -90,6 +90,16 @@ def test_a_configuration_that_is_there_is_kept(laid_out: Path) -> None:
     assert "ReadWritePaths=" in unit and "/srv/dicom" in unit
 
 
+def test_folders_that_units_may_write_are_made(laid_out: Path) -> None:
+    """systemd starts no unit whose ReadWritePaths are not there."""
+    file = laid_out / "etc/lungnode/config.yaml"
+    file.write_text("storage: {path: /srv/dicom}\naudit: {file: /var/log/lungnode/audit.log}\n")
+    said = install(system_layout(None, laid_out), Path("/bin/true"))
+    assert (laid_out / "srv/dicom").is_dir() and (laid_out / "var/log/lungnode").is_dir()
+    assert "folder /srv/dicom: made" in said
+    assert not any("made" in line for line in install(system_layout(None, laid_out), Path("/bin/true")))
+
+
 def test_units_of_a_user_ask_for_nothing_that_he_has_not(
     analyze: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,11 +40,8 @@ def refusal(folder: Path, content: Any) -> str:
 def test_the_file_at_the_root_says_the_defaults() -> None:
     shown = load_configuration(ROOT / "config.yaml")
     defaults = load_configuration(None)
-    left_out = {
-        "destinations",
-        "storage",
-        "database",
-    }  # an example destination; paths that depend on the folder
+    # An example destination; paths that depend on the folder
+    left_out: Any = {"destinations": True, "storage": True, "database": True, "screening": {"engine_cache"}}
     assert shown.model_dump(exclude=left_out) == defaults.model_dump(exclude=left_out)
     assert shown.storage.path == ROOT / "var"
     assert shown.database.url == f"sqlite:///{ROOT}/var/lungnode.db"
@@ -178,6 +175,16 @@ def test_every_path_of_every_section_is_meant_from_the_folder_of_the_file(tmp_pa
     assert loaded.destinations[0].tls is not None
     assert loaded.destinations[0].tls.key == tmp_path / "own.key"
     assert loaded.audit.file == tmp_path / "var/audit.log"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [({}, "/srv/data/engines"), ({"engine_cache": "/srv/e"}, "/srv/e")]
+)
+def test_engines_are_kept_with_the_data_unless_it_is_said_where(
+    tmp_path: Path, said: dict[str, str], kept: str
+) -> None:
+    content = {"storage": {"path": "/srv/data"}, "screening": {"threads": 1} | said}
+    assert load_configuration(write(tmp_path, content)).screening.engine_cache == Path(kept)
 
 
 def test_an_environment_value_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

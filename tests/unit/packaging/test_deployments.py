@@ -55,6 +55,7 @@ def test_the_configurations_are_right(path: Path, monkeypatch: pytest.MonkeyPatc
     settings = load_configuration(path)
     assert settings.database.url.startswith("postgresql")
     assert settings.storage.path == Path("/var/lib/lungnode")
+    assert settings.screening.engine_cache.is_relative_to(settings.storage.path)
 
 
 def test_the_resources_of_the_kustomization_are_there() -> None:
