@@ -42,23 +42,26 @@ def activated(raw: Scores, metadata: OwnModelMetadata, dimension: int = 1) -> Sc
 def labels_of(scores: Scores, metadata: OwnModelMetadata) -> npt.NDArray[np.uint8]:
     """uint8 of the shape of `scores` [C, ...] without C: 0, or k for the k-th class of the metadata.
 
-    Where several classes are above their thresholds, the one with the largest score gets the voxel.
+    Where several classes are above their thresholds, the one with the largest score gets the voxel. Where the highest
+    channel counts and two are equal, the first is taken (`argmax`, as MONAI's `AsDiscrete`): background before a class.
     """
-    own = scores[[entry.channel for entry in metadata.classes]]
     if metadata.postprocessing.takes_highest:
-        held = own >= scores.max(axis=0)
-    else:
-        limits = np.array([entry.threshold for entry in metadata.classes], dtype=np.float32)
-        held = own > limits.reshape(-1, *(1,) * (own.ndim - 1))
+        number_of = np.zeros(metadata.channels, dtype=np.uint8)
+        number_of[[entry.channel for entry in metadata.classes]] = np.arange(1, len(metadata.classes) + 1)
+        return np.asarray(number_of[scores.argmax(axis=0)])
+    own = scores[[entry.channel for entry in metadata.classes]]
+    limits = np.array([entry.threshold for entry in metadata.classes], dtype=np.float32)
+    held = own > limits.reshape(-1, *(1,) * (own.ndim - 1))
     best = np.argmax(np.where(held, own, -1), axis=0)
     return np.where(held.any(axis=0), best + 1, 0).astype(np.uint8)
 
 
 def classes_of(scores: Scores, metadata: OwnModelMetadata) -> npt.NDArray[np.bool_]:
     """bool [..., K]: which classes hold, from scores [..., C]. Classes exclude each other where the highest counts."""
-    own = scores[..., [entry.channel for entry in metadata.classes]]
+    channels = [entry.channel for entry in metadata.classes]
     if metadata.postprocessing.takes_highest:
-        return np.asarray(own >= scores.max(axis=-1, keepdims=True))
+        return np.asarray(scores.argmax(axis=-1)[..., None] == channels)
+    own = scores[..., channels]
     return np.asarray(own > np.array([entry.threshold for entry in metadata.classes], dtype=np.float32))
 
 

@@ -9,6 +9,7 @@ import pytest
 from onnx import helper
 from tiny_own_models import AIR, DENSE, data_format, identity, network, two_channels
 
+from engine.own_model.deciding import classes_of, labels_of
 from engine.volume import Volume
 
 WINDOW = {"hu_windows": [[-900, -400]]}
@@ -144,6 +145,19 @@ def test_sides_are_in_the_order_of_the_layout(block: Volume, say) -> None:
         classes=[{"channel": 1, "key": "dense", "code": DENSE}],
     )
     assert np.array_equal(findings.labels, block.hu > -650)
+
+
+def test_where_the_highest_counts_one_of_equals_is_taken(opened) -> None:
+    """The first, as argmax has it: background before a class, and never two classes at once."""
+    metadata = opened(
+        two_channels("N", 1, "H", "W"),
+        network_data_format=data_format(["*", "*"], "segmentation", channels=3),
+        postprocessing={"activation": "softmax"},
+        classes=[{"channel": 2, "key": "dense", "code": DENSE}, {"channel": 1, "key": "air", "code": AIR}],
+    ).metadata
+    scores = np.array([[0.4, 0.4, 0.2], [0.2, 0.4, 0.4], [0.3, 0.3, 0.4]], dtype=np.float32)
+    assert labels_of(scores.T, metadata).tolist() == [0, 2, 1]
+    assert classes_of(scores, metadata).tolist() == [[False, False], [False, True], [True, False]]
 
 
 def test_layouts_of_other_tools(block: Volume, say) -> None:
