@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import random
 import subprocess
 import sys
@@ -96,7 +97,10 @@ def main() -> None:
         log = (folder / "log").open("wb")
         program = [sys.executable, "-c", "from node.cli import main; main()"]
         node = subprocess.Popen(
-            [*program, "serve", "-c", str(folder / "config.yaml")], stdout=log, stderr=log
+            [*program, "serve", "-c", str(folder / "config.yaml")],
+            stdout=log,
+            stderr=log,
+            env={"MALLOC_ARENA_MAX": "5"} | os.environ,  # as the services of systemd and the container have it
         )
         try:
             await_answer(port)
