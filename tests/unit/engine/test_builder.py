@@ -20,7 +20,7 @@ from engine.packages import JCSMetadata, ModelPackage, read_package
 from engine.recipes import Recipe, RecipeInvalid, Tolerance, read_recipe
 from engine.runners.interface import EngineOptions, RunnerOptions
 from engine.runners.selection import open_runner
-from engine.verification import OutputCheck, compare, crops, fixed_slices, shown
+from engine.verification import OutputCheck, compare, fixed_crops, fixed_slices, shown
 
 RECIPES = Path(__file__).parents[3] / "trt_engines"
 
@@ -294,7 +294,7 @@ def test_the_committed_packages_pass_on_what_they_see(
 ) -> None:
     """In bfloat16, which is what they are run in."""
     found = read_package(Path(__file__).parents[3] / "models" / package)
-    crops = crops(graph, found.metadata)
+    crops = fixed_crops(graph, found.metadata)
     assert crops.shape[1:] == shape or (shape is None and crops.shape[1] < 512 and crops.shape[2] < 512)
     backend = backend_named("openvino")
     if not backend.offers("bf16"):
