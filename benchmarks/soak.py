@@ -100,7 +100,7 @@ def main() -> None:
             [*program, "serve", "-c", str(folder / "config.yaml")],
             stdout=log,
             stderr=log,
-            env={"MALLOC_ARENA_MAX": "5"} | os.environ,  # as the services of systemd and the container have it
+            env={"MALLOC_ARENA_MAX": "5"} | os.environ,  # as the services have it
         )
         try:
             await_answer(port)
