@@ -214,7 +214,7 @@ def _volume_labels(
 def _measured(
     labels: LabelVolume[np.uint8], metadata: OwnModelMetadata, volume: Volume, lungs: LabelVolume[np.bool_]
 ) -> tuple[ClassFinding, ...]:
-    """Volume, share of the lungs and mean HU of each class."""
+    """Volume, share of the lungs and mean HU of each class; each slice counts by its extent."""
     count = len(metadata.model_classes) + 1
     pixels, in_lungs, hu_sums = np.zeros((3, len(labels), count))
     for z in labels.occupied():
@@ -222,7 +222,7 @@ def _measured(
         pixels[z] = np.bincount(plane.ravel(), minlength=count)
         in_lungs[z] = np.bincount(plane[lungs[z]], minlength=count)
         hu_sums[z] = np.bincount(plane.ravel(), volume.hu[z].ravel(), minlength=count)
-    lung_ml = volume_ml(lungs.areas(), volume.geometry)
+    lung_ml, extents = volume_ml(lungs.areas(), volume.geometry), volume.geometry.slice_extents
     findings = []
     for k, which in enumerate(metadata.model_classes, 1):
         ml = volume_ml(pixels[:, k], volume.geometry)
@@ -232,7 +232,7 @@ def _measured(
                 ml > metadata.postprocessing.minimum_ml,
                 volume_ml=ml,
                 lung_percent=100 * volume_ml(in_lungs[:, k], volume.geometry) / lung_ml,
-                mean_hu=float(hu_sums[:, k].sum() / pixels[:, k].sum()) if ml else None,
+                mean_hu=float(extents @ hu_sums[:, k] / (extents @ pixels[:, k])) if ml else None,
             )
         )
     return tuple(findings)

@@ -111,6 +111,10 @@ def test_uneven_gaps_are_resampled_by_their_places(volume_like, say) -> None:
         preprocessing=WINDOW | {"spacing_mm": [1.5, 1.5, 1.5]},
     )
     assert dice(findings.labels == 1, uneven) > 0.98
+    uneven.hu[9, 8:20, 8:20] = 100
+    (dense,) = say(uneven, identity("N", 1, "H", "W")).classes
+    # Slices 9 and 10 stand for 7.5 mm each, the other four for 3 mm.
+    assert dense.mean_hu == pytest.approx(100 * 7.5 / (4 * 3 + 2 * 7.5))
 
 
 @pytest.mark.parametrize(
