@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from engine.errors import Undecodable
-from engine.headers import MALFORMED, FrameHeader
+from engine.headers import MALFORMED, MAX_SIDE, FrameHeader
 
 AIR_HU = -1024
 """Lowest value of a Volume: padding and everything below becomes this."""
@@ -34,6 +34,9 @@ _STREAM_HEADER_BYTES = 1 << 16
 
 _CODECS = {RLELossless: "pydicom", JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls"}
 """Preferred codecs: pylibjpeg's RLE panics on a damaged stream, which no `except` catches; pyjpegls is fast."""
+
+_NOT_DECODED = (RuntimeError, *MALFORMED)
+"""RuntimeError: every codec has failed."""
 
 
 def decode_frames(frames: Sequence[FrameHeader]) -> Iterator[npt.NDArray[np.int16]]:
@@ -47,14 +50,35 @@ def decode_frames(frames: Sequence[FrameHeader]) -> Iterator[npt.NDArray[np.int1
     try:
         dataset = _read(path)
         padding = _padding_range(dataset)
-        _refuse_other_size(dataset, frames[0], indices)
-        codec = _CODECS.get(dataset.file_meta.TransferSyntaxUID, "")
-        stored = iter_pixels(dataset, indices=indices, raw=True, decoding_plugin=codec)
+        stored = _stored(dataset, (frames[0].rows, frames[0].columns), indices)
         for frame, pixels in zip(frames, stored, strict=True):
             yield to_hu(_of_frame(pixels, frame), frame.slope, frame.intercept, padding)
-    except (RuntimeError, *MALFORMED) as error:  # RuntimeError: every codec has failed
-        why = str(error).strip()[:200] or type(error).__name__
-        raise Undecodable(f"{path.name} cannot be decoded: {why}") from error
+    except _NOT_DECODED as error:
+        raise _undecodable(path, error) from error
+
+
+def stored_frames(path: Path) -> Iterator[npt.NDArray[Any]]:
+    """Stored values of each frame of one file, [Y, X] or [Y, X, sample], of images of any kind. Raises Undecodable."""
+    try:
+        dataset = _read(path)
+        size = int(dataset.Rows), int(dataset.Columns)
+        if max(size) > MAX_SIDE:
+            raise ValueError(f"image of {size[0]} x {size[1]} pixels")
+        yield from _stored(dataset, size, range(int(dataset.get("NumberOfFrames") or 1)))
+    except _NOT_DECODED as error:
+        raise _undecodable(path, error) from error
+
+
+def _stored(
+    dataset: Dataset, size: tuple[int, int], indices: Sequence[int]
+) -> Iterator[npt.NDArray[np.integer[Any]]]:
+    _refuse_other_size(dataset, size, indices)
+    codec = _CODECS.get(dataset.file_meta.TransferSyntaxUID, "")
+    yield from iter_pixels(dataset, indices=indices, raw=True, decoding_plugin=codec)
+
+
+def _undecodable(path: Path, error: BaseException) -> Undecodable:
+    return Undecodable(f"{path.name} cannot be decoded: {str(error).strip()[:200] or type(error).__name__}")
 
 
 def to_hu(
@@ -107,8 +131,8 @@ def _of_frame(pixels: npt.NDArray[np.integer[Any]], frame: FrameHeader) -> npt.N
     return pixels
 
 
-def _refuse_other_size(dataset: Dataset, frame: FrameHeader, indices: Sequence[int]) -> None:
-    """A code stream that announces another size than the header is refused before a codec takes memory for it."""
+def _refuse_other_size(dataset: Dataset, expected: tuple[int, int], indices: Sequence[int]) -> None:
+    """A code stream of another size than `expected` (rows, columns) is refused before a codec takes memory for it."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax not in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes):
         return
@@ -116,9 +140,9 @@ def _refuse_other_size(dataset: Dataset, frame: FrameHeader, indices: Sequence[i
     count = int(dataset.get("NumberOfFrames") or 1)
     for index, stream in enumerate(generate_frames(dataset.PixelData, number_of_frames=count)):
         size = stream_size(stream[:_STREAM_HEADER_BYTES]) if index in wanted else None
-        if size is not None and size != (frame.rows, frame.columns):
+        if size is not None and size != expected:
             raise ValueError(
-                f"code stream of {size[0]} x {size[1]} pixels, header {frame.rows} x {frame.columns}"
+                f"code stream of {size[0]} x {size[1]} pixels, header {expected[0]} x {expected[1]}"
             )
 
 

@@ -19,10 +19,11 @@ from scp import instances
 from scp.deflated import InflatesTooFar, check_inflated_size
 from scp.header import Header, UnreadableDataset, read_header
 from scp.instances import InstanceRefused
+from scp.other_syntax import is_same_in_other_syntax
 from scp.spool import HEAD, IncomingFile, KeptFile, Spool, TooLarge
 from store import receipts
 from store.database import Database
-from store.receipts import Outcome, Peer, ReceivedInstance, StudyTooLarge
+from store.receipts import Outcome, Peer, Receipt, ReceivedInstance, StudyTooLarge
 from store.repeated_receipts import RepeatedReceipts
 
 LOGGER = structlog.get_logger(__name__)
@@ -201,7 +202,7 @@ class Receiver:
             held_by=self.held_by,
         )
         try:
-            outcome = self._outcome(received, request)
+            receipt = self._receipt(received, request)
         except SQLAlchemyError as error:
             # Not answered with success, so the sender sends it again; the file without row is swept at start
             LOGGER.error("store does not answer", why=type(error).__name__)
@@ -209,19 +210,28 @@ class Receiver:
         except StudyTooLarge as error:
             self.spool.drop(kept)
             raise InstanceRefused(instances.OUT_OF_RESOURCES, str(error)) from error
-        if outcome is Outcome.CONFLICTING:
-            self.spool.drop(kept)
-            raise InstanceRefused(instances.DUPLICATE, "an instance with this UID and other content is held")
-        if outcome is Outcome.IDENTICAL and not self.spool.has(kept):
+        if receipt.outcome is Outcome.CONFLICTING:
+            self._refuse_other_content(kept, receipt.path)
+        if receipt.outcome is Outcome.IDENTICAL and not self.spool.has(kept.path):
             # The purge of its study took the file before the store was told that it is wanted again
             raise InstanceRefused(instances.OUT_OF_RESOURCES, "it was just being deleted: send it again")
         return Answer(instances.SUCCESS)
 
-    def _outcome(self, received: ReceivedInstance, request: StoreRequest) -> Outcome:
+    def _refuse_other_content(self, kept: KeptFile, held: str) -> None:
+        """Raise InstanceRefused unless `kept` is what `held` is in another transfer syntax; `held` stays."""
+        try:
+            same = is_same_in_other_syntax(self.spool.storage / held, self.spool.storage / kept.path)
+        finally:
+            self.spool.drop(kept)
+        if not same:
+            raise InstanceRefused(instances.DUPLICATE, "an instance with this UID and other content is held")
+
+    def _receipt(self, received: ReceivedInstance, request: StoreRequest) -> Receipt:
         """What the store makes of it: the short way where it is open, else the one that decides everything."""
         series = (received.study_instance_uid, received.series_instance_uid)
-        if self._recorded_shortly(received, request, request.known_series.get(series)):
-            return Outcome.NEW
+        known = request.known_series.get(series)
+        if known is not None and self._recorded_shortly(received, request, known):
+            return Receipt(Outcome.NEW, *known, received.path)
         with self.database.write() as session:
             receipt = receipts.record_instance(
                 session,
@@ -234,12 +244,12 @@ class Receiver:
             if len(request.known_series) >= MAX_KNOWN_SERIES:
                 request.known_series.clear()
             request.known_series[series] = (receipt.study_id, receipt.series_id)
-        return receipt.outcome
+        return receipt
 
     def _recorded_shortly(
-        self, received: ReceivedInstance, request: StoreRequest, numbers: tuple[int, int] | None
+        self, received: ReceivedInstance, request: StoreRequest, numbers: tuple[int, int]
     ) -> bool:
-        if numbers is None or request.association_id is None:
+        if request.association_id is None:
             return False
         return self.short_way.record(
             received,

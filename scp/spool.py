@@ -94,9 +94,9 @@ class Spool:
         """Remove a kept file that the store did not take."""
         (self.storage / kept.path).unlink(missing_ok=True)
 
-    def has(self, kept: KeptFile) -> bool:
-        """Whether a kept file is there still."""
-        return (self.storage / kept.path).exists()
+    def has(self, path: str) -> bool:
+        """Whether a kept file is there still. path: relative to the storage folder."""
+        return (self.storage / path).exists()
 
     def free_bytes(self) -> int:
         """Free space for the service user on the spool's file system. Raises OSError."""

@@ -24,6 +24,8 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
 )
 from sqlalchemy import select
 
@@ -74,6 +76,29 @@ def test_the_same_uid_with_other_content_is_refused_and_recorded(listener, ct: M
     (refusal,) = listener.refusals()
     assert (refusal.status, refusal.sop_instance_uid) == (0x0111, other.SOPInstanceUID)
     assert "other content" in refusal.why
+
+
+def test_the_same_instance_in_other_transfer_syntaxes_is_success_and_no_work(listener, ct: MakeCT) -> None:
+    first, compressed, implicit = ct(1), ct(1), ct(1)
+    compressed.compress(JPEGLSLossless, generate_instance_uid=False)
+    compressed.DerivationDescription = "compressed without loss"
+    implicit.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    assert listener.send(first, compressed, ct(2), implicit) == [0, 0, 0, 0]
+    assert len(listener.instances()) == len(listener.files()) == 2
+    assert {row.transfer_syntax_uid for row in listener.instances()} == {ExplicitVRLittleEndian}
+    assert listener.refusals() == []
+
+
+@pytest.mark.parametrize("change", [{"PatientName": "Doe^John"}, {"PixelData": bytes(64 * 64 * 2)}])
+def test_other_content_in_another_transfer_syntax_is_refused(
+    listener, ct: MakeCT, change: dict[str, object]
+) -> None:
+    other = ct(1)
+    for keyword, value in change.items():
+        setattr(other, keyword, value)
+    other.compress(RLELossless, generate_instance_uid=False)
+    assert listener.send(ct(1), other) == [0x0000, 0x0111]
+    assert len(listener.files()) == 1
 
 
 def test_a_conflict_does_not_lead_what_comes_after_it_into_another_series(listener, ct: MakeCT) -> None:
