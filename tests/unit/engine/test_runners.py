@@ -12,7 +12,7 @@ from engine.errors import RunnerFailed
 from engine.packages import read_package
 from engine.runners.batches import Output
 from engine.runners.interface import RunnerOptions
-from engine.runners.openvino_runner import OpenVINORunner, chosen_precision
+from engine.runners.openvino_runner import OpenVINORunner
 
 EXACT = RunnerOptions(precision="f32", threads=1)
 
@@ -76,10 +76,10 @@ def test_wrong_inputs_are_reported(package_paths: list[Path]) -> None:
         runner.run("classify", {"hu": np.zeros((3, 3), dtype=np.int16)})
 
 
-def test_precision_follows_the_processor() -> None:
-    assert chosen_precision(RunnerOptions(), ["FP32", "BF16"]) == "bf16"
-    assert chosen_precision(RunnerOptions(), ["FP32"]) == "f32"
-    assert chosen_precision(RunnerOptions(precision="f32"), ["FP32", "BF16"]) == "f32"
+def test_what_nothing_has_verified_runs_in_float32_unless_asked_otherwise(package_paths: list[Path]) -> None:
+    package = read_package(package_paths[0])
+    assert OpenVINORunner(package, RunnerOptions()).description.endswith("f32")
+    assert OpenVINORunner(package, RunnerOptions(precision="bf16")).description.endswith("bf16")
 
 
 @pytest.mark.parametrize(
