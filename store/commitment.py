@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store import ledger
+from store import deleted_images, ledger
 from store.deliveries import Backoff, DeliveryTaken, next_at, take
 from store.finishing import finish_if_delivered
 from store.models import CommitmentRequest, Delivery, Instance, Result, Study
@@ -292,7 +292,7 @@ def record_unreported(session: Session, request_id: int, *, why: str, again_at: 
 
 
 def held_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, HeldInstance]:
-    """What the store holds of these; instances of studies whose images were deleted are not held."""
+    """What the store holds of these; images that were deleted, by themselves or with their study, are not held."""
     found: dict[str, HeldInstance] = {}
     for start in range(0, len(sop_instance_uids), 500):
         rows = session.execute(
@@ -307,6 +307,7 @@ def held_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[s
             .where(
                 Instance.sop_instance_uid.in_(sop_instance_uids[start : start + 500]),
                 Study.purged_at.is_(None),
+                ~deleted_images.is_deleted(),
             )
         )
         found |= {row[0]: HeldInstance(row[1], row[2], row[3], row[4]) for row in rows}

@@ -57,6 +57,11 @@ def missing(session: Session, study: Study) -> int:
     return (frozen or 0) - (session.scalar(here) or 0)
 
 
+def is_deleted() -> ColumnElement[bool]:
+    """Whether the file of an instance (of a query) was deleted by itself; of a study that was as a whole, none is."""
+    return func.coalesce(Instance.kept_out, "") == DELETED
+
+
 def is_image() -> ColumnElement[bool]:
     """Whether an instance (of a query) is one that may be screened, or was before its file was deleted."""
     return or_(Instance.kept_out.is_(None), Instance.kept_out == DELETED)

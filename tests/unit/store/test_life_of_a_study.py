@@ -12,6 +12,7 @@ import pytest
 from store import (
     admin,
     claims,
+    commitment,
     deliveries,
     ledger,
     priors,
@@ -729,6 +730,18 @@ def test_images_of_a_failed_study_stay_while_an_earlier_result_is_on_its_way(scr
     screened_study.deliver_all()
     with screened_study.database.read() as session:
         assert len(retention.expired_studies(session, later, states=[StudyState.FAILED])) == 1
+
+
+def test_nobody_commits_to_what_was_deleted(purged_study: Life) -> None:
+    uids = [an_instance(number).sop_instance_uid for number in (1, 2, 3)]
+
+    def held() -> list[str]:
+        with purged_study.database.read() as session:
+            return sorted(commitment.held_instances(session, uids))
+
+    assert held() == []
+    purged_study.receive(2)
+    assert held() == [uids[1]], "only what came again"
 
 
 def test_a_deleted_study_is_still_the_prior_of_a_later_one(purged_study: Life) -> None:
