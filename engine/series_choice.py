@@ -20,6 +20,8 @@ _LOCALIZER = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SECONDARY"})
 _REFORMATTED = ("MPR", "MIP", "MAX_IP", "MINIP", "MIN_IP", "PROJECTION", "REFORMATTED", "CSA", "PERFUSION")
 _SAME_POSITION_MM = 0.05
 _SAME_DIRECTION = 1e-3
+_UNEVEN = 1.5
+"""A distance between slices that is so many times the usual one is told: slices may be missing there."""
 
 
 @dataclass(frozen=True)
@@ -262,9 +264,12 @@ def _slices(count: int) -> str:
 def _reason(best: Stack, stacks: Sequence[Stack], rejected: Sequence[Rejected]) -> str:
     first, geometry = best.frames[0], best.geometry
     kind = "\\".join(first.image_type[:3]) or "no ImageType"
+    apart, gap = f"{geometry.slice_spacing:g} mm apart", _largest_gap(geometry)
+    if gap > _UNEVEN * geometry.slice_spacing:
+        apart += f" (at most {gap:.3g} mm)"
     parts = [
-        f"{_slices(len(best.frames))}, {geometry.slice_spacing:g} mm apart, {geometry.slice_thickness:g} mm thick, "
-        f"{kind}, {kernel_of(first.kernel)} kernel",
+        f"{_slices(len(best.frames))}, {apart}, {geometry.slice_thickness:g} mm thick, {kind}, "
+        f"{kernel_of(first.kernel)} kernel",
         f"best of {len(stacks)} CT series" if len(stacks) > 1 else "the only axial CT series",
     ]
     if best.left_out:

@@ -22,6 +22,7 @@ from engine.volume import Volume
 from reporting.context import ReportContext
 from reporting.equipment import common_arguments, software_versions
 from reporting.rendering import render_slice, summary_slices
+from reporting.slice_names import SliceNames, slice_names
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids
 from reporting.wording import (
@@ -93,7 +94,7 @@ def render_pdf(findings: Findings, volume: Volume, context: ReportContext) -> by
         Spacer(0, 3 * mm),
     ]
     if findings.lesions:
-        story += [_lesions(findings), Spacer(0, 3 * mm)]
+        story += [_lesions(findings, slice_names(volume)), Spacer(0, 3 * mm)]
     story.append(_pictures(findings, volume))
     story.append(Paragraph("; ".join(software_versions(findings, context)), styles["Normal"]))
     buffer = io.BytesIO()
@@ -114,14 +115,14 @@ def _probabilities(findings: Findings) -> Table:
     return _table([header, values])
 
 
-def _lesions(findings: Findings) -> Table:
-    rows = [["lesion", "volume ml", "mean HU", "slices"]]
+def _lesions(findings: Findings, names: SliceNames) -> Table:
+    rows = [["lesion", "volume ml", "mean HU", f"{names.word}s"]]
     rows += [
         [
             str(i + 1),
             f"{one.volume_ml:.1f}",
             f"{one.mean_hu:.0f}",
-            f"{one.slices[0] + 1} to {one.slices[1] + 1}",
+            names.span(*one.slices),
         ]
         for i, one in enumerate(findings.lesions[:LESION_ROWS])
     ]

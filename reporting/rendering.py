@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from engine.facing import facing_as_trained
+from engine.facing import facing_as_trained, facing_of
 from engine.findings import Findings, PneumoniaClass
 from engine.volume import Geometry, Volume
 from reporting.contours import iso_contours
@@ -21,6 +21,7 @@ from reporting.lung_window import LUNG_WINDOW
 from reporting.presentation_state import JCS_COLOR, LEVELS, M3LUNG_COLOR
 from reporting.priors import PriorComparison
 from reporting.segmentation import LESION_COLOR
+from reporting.slice_names import SliceNames, slice_names
 from reporting.wording import (
     CLASS_NAMES,
     COUNT_RULE,
@@ -92,7 +93,7 @@ def _caption_slice(draw: ImageDraw.ImageDraw, findings: Findings, volume: Volume
     small, height = _font(13), size - 8
     left, right, top, bottom = orientation_letters(volume.geometry)
     lines = (
-        f"slice {z + 1} of {volume.shape[0]}   z {volume.geometry.positions[z][2]:.1f} mm",
+        f"{slice_names(volume).name(z)}   z {volume.geometry.positions[z][2]:.1f} mm",
         f"JCS slice probability {findings.jcs.slice_probabilities[z] * 100:.0f} %",
     )
     for i, line in enumerate(lines):
@@ -141,7 +142,7 @@ def render_page(findings: Findings, volume: Volume, prior: PriorComparison | Non
         y = _paragraph(draw, _Box(32, y, 960, 0), line, _TEXT)
     y += 10
     _projections(page, _Box(32, y, 600, 954 - y), findings, volume)
-    _lesion_table(draw, _Box(660, y, 332, 954 - y), findings)
+    _lesion_table(draw, _Box(660, y, 332, 954 - y), findings, slice_names(volume))
     _footer(draw, findings)
     return page
 
@@ -230,6 +231,7 @@ def _projections(page: Image.Image, box: _Box, findings: Findings, volume: Volum
     depth = geometry.slice_spacing * volume.shape[0]
     axial = abs(geometry.normal[2]) > 0.8
     labels = ("coronal", "sagittal") if axial else ("along the columns", "along the rows")
+    sides = ("RL", "AP")
     for i, (axis, turned) in enumerate(((1, facing.columns), (2, facing.rows))):
         upright = np.s_[:: 1 if facing.slices else -1, :: -1 if turned else 1]
         across = (geometry.pixel_spacing[1] * volume.shape[2], geometry.pixel_spacing[0] * volume.shape[1])[i]
@@ -242,20 +244,23 @@ def _projections(page: Image.Image, box: _Box, findings: Findings, volume: Volum
         lesion = np.sqrt(lesion / lesion.max()) if lesion.any() else lesion
         place = (box.left + i * (box.width // 2), box.top)
         page.paste(Image.fromarray(_blended(grey, _enlarged(lesion, shape), LESION_COLOR, 0.9)), place)
-        caption = (place[0], box.top + shape[0] + 6)
-        ImageDraw.Draw(page).text(caption, f"{labels[i]} projection", _DIM, _font(12))
+        draw = ImageDraw.Draw(page)
+        draw.text((place[0], box.top + shape[0] + 6), f"{labels[i]} projection", _DIM, _font(12))
+        if facing_of(geometry) is not None:
+            middle, right = place[1] + shape[0] // 2, place[0] + shape[1] - 4
+            for x, letter, anchor in zip((place[0] + 4, right), sides[i], ("lm", "rm"), strict=True):
+                _label(draw, (x, middle), letter, _font(13), anchor=anchor)
 
 
-def _lesion_table(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> None:
+def _lesion_table(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings, names: SliceNames) -> None:
     rows = (box.height - 56) // 28
     columns = (box.left, box.left + 120, box.left + 210, box.right)
-    header = ("lesion", "volume ml", "mean HU", "slices")
+    header = ("lesion", "volume ml", "mean HU", f"{names.word}s")
     for x, text, anchor in zip(columns, header, ("la", "ra", "ra", "ra"), strict=True):
         draw.text((x, box.top), text, _DIM, _font(14), anchor=anchor)
     for i, lesion in enumerate(findings.lesions[:rows]):
         y = box.top + 28 + i * 28
-        slices = f"{lesion.slices[0] + 1} to {lesion.slices[1] + 1}"
-        cells = (str(i + 1), f"{lesion.volume_ml:.1f}", f"{lesion.mean_hu:.0f}", slices)
+        cells = (str(i + 1), f"{lesion.volume_ml:.1f}", f"{lesion.mean_hu:.0f}", names.span(*lesion.slices))
         for x, text, anchor in zip(columns, cells, ("la", "ra", "ra", "ra"), strict=True):
             draw.text((x, y), text, _TEXT, _font(16), anchor=anchor)
     more = len(findings.lesions) - rows
@@ -268,8 +273,9 @@ def _lesion_table(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> N
 def _footer(draw: ImageDraw.ImageDraw, findings: Findings) -> None:
     text = "   ".join(f"{p.name} {p.version} ({p.sha256[:12]})" for p in findings.packages)
     draw.text((32, 972), text, _DIM, _font(13))
-    note = "Research and screening software; not a medical device. A radiologist must read the images."
-    draw.text((32, 992), note, _DIM, _font(13))
+    draw.text(
+        (32, 992), "AI generated, not a diagnosis. A radiologist must read the images.", _DIM, _font(13)
+    )
 
 
 def _fitted_shape(geometry: Geometry, slice_shape: tuple[int, int], size: int) -> tuple[int, int]:

@@ -56,6 +56,15 @@ def test_thin_beats_thick_and_order_of_files_does_not_matter(series) -> None:
     assert chosen(thin + thick) == "1.2.2"
 
 
+def test_a_hole_in_the_series_is_told(series) -> None:
+    paths = series("1.2.1", 75, 2.0, SliceThickness=2)
+    whole, holed = (
+        choose_series(read_headers(some), RULES).reason for some in (paths, paths[:30] + paths[34:])
+    )
+    assert whole.startswith("75 slices, 2 mm apart, 2 mm thick")
+    assert holed.startswith("71 slices, 2 mm apart (at most 10 mm), 2 mm thick")
+
+
 def test_thin_slices_far_apart_are_not_thin(series) -> None:
     gapped = series("1.2.1", 21, 10.0, SliceThickness=1)
     whole = series("1.2.2", 70, 3.0, SliceThickness=3)
