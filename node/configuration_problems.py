@@ -27,6 +27,8 @@ def described(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key}: {message}" if location else message  # it is about keys that do not fit each other
     if error["type"] == "model_type":
         message = f"allowed is a mapping with {allowed_keys(model, location)}"
+    if error["type"] == "tuple_type":
+        message = f"it must be a list, such as [{_shown(key, error['input'])}]"
     return f"{key} = {_shown(key, error['input'])} is not allowed: {message[0].lower()}{message[1:]}"
 
 

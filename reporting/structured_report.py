@@ -44,6 +44,7 @@ from reporting.segments import LesionSegment
 from reporting.source_images import SourceImages
 from reporting.uids import ResultUids, report_uids
 from reporting.wording import (
+    NOT_VERIFIED,
     agreement,
     jcs_reason,
     jcs_verdict,
@@ -147,7 +148,7 @@ def _jcs_group(
         tracking_identifier=_tracking("JCS-VERDICT", uids),
         finding_type=coded.IMPRESSION,
         algorithm_id=algorithm_content(
-            jcs.package, (f"patient rule {jcs.rule}, threshold {jcs.threshold:g}",)
+            jcs.package, (f"patient rule {jcs.rule}, threshold {jcs.threshold:.4g}",)
         ),
         finding_sites=[FindingSite(coded.LUNG)],
         qualitative_evaluations=_verdict_codes(pattern, findings),
@@ -157,7 +158,8 @@ def _jcs_group(
         ],
         source_images=_key_images(findings, sources),
     )
-    return _with_comments(group, (f"{jcs_verdict(jcs)}. {jcs_reason(jcs)}.", agreement(findings)))
+    words = (f"{jcs_verdict(jcs)}. {jcs_reason(jcs)}.", agreement(findings), NOT_VERIFIED)
+    return _with_comments(group, words)
 
 
 def _m3lung_group(
@@ -172,7 +174,8 @@ def _m3lung_group(
         qualitative_evaluations=_verdict_codes(coded.CLASSES[m3lung.label], findings),
         source_images=_key_images(findings, sources),
     )
-    return _with_comments(group, (f"{m3lung_verdict(m3lung)}. {m3lung_reason(m3lung)}.", agreement(findings)))
+    words = (f"{m3lung_verdict(m3lung)}. {m3lung_reason(m3lung)}.", agreement(findings), NOT_VERIFIED)
+    return _with_comments(group, words)
 
 
 def _verdict_codes(pattern: CodedConcept, findings: Findings) -> list[QualitativeEvaluation]:

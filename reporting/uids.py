@@ -18,7 +18,7 @@ from engine.volume import Volume
 from reporting.context import ReportContext
 from reporting.identity import Identity
 
-SCHEMA = "lungnode-results/4"
+SCHEMA = "lungnode-results/5"
 """Changed whenever the builders write other bytes for the same inputs."""
 
 NAMESPACE = uuid.UUID("a32bad45-ea92-5cf4-a079-8a7344d16d80")

@@ -11,7 +11,8 @@ from engine.findings import Findings, JCSFindings, M3LungFindings, PneumoniaClas
 from engine.own_model.wording import own_model_verdict
 from reporting.priors import PriorComparison
 
-NOT_VERIFIED = "NOT VERIFIED - AI generated, for research and screening, not a diagnosis"
+NOT_VERIFIED = "NOT VERIFIED by a physician. Research and screening software, not a medical device."
+"""Stands beside every verdict, once."""
 
 COUNT_RULE = "the class is decided by counting slices, not by these mean probabilities"
 """Said where M3Lung-Sys names a class that is not the most probable one (its non-parametric rule)."""

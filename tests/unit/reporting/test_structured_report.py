@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from engine.findings import PneumoniaClass
 from reporting import OBJECT_KINDS, PredecessorReport, ReportContext, build
 from reporting.phantom_case import PhantomCase, make_case
+from reporting.wording import NOT_VERIFIED
 
 
 def groups_of(dataset: Dataset) -> list[Dataset]:
@@ -77,6 +78,7 @@ def test_both_verdicts_name_their_algorithm(context: ReportContext, reread) -> N
         assert code(group, "CT pattern most compatible with") == "COVID-19"
         assert code(group, "Verification status") == "AI generated, not verified by a physician"
         assert code(group, "Agreement of the two systems") == "The two systems agree"
+        assert [NOT_VERIFIED in c.TextValue for c in content(group, "Comment")].count(True) == 1
         key_images = {s.sop_instance_uid for i, s in enumerate(volume.sources) if i in findings.key_slices}
         images = [c for c in group.ContentSequence if c.ValueType == "IMAGE"]
         assert {i.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for i in images} == key_images
