@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Mapping
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from node.service_manager import stop_of_loop
 from reporting.delivery.loop import Stop
+from store.connection import STORE_AWAY
 
 LOOP_SECONDS = 600.0
 """A delivery loop that has not come round for this long hangs: as long as its lease on what it sends."""
@@ -68,7 +68,7 @@ def waiting_for_store(loop: Loop, begin_anew: Callable[[], None] = lambda: None)
                     away = False
                 loop(stop, poll_seconds)
                 return
-            except (OperationalError, InterfaceError) as error:
+            except STORE_AWAY as error:
                 away = True
                 log.error(
                     "database does not answer: waiting for it", why=" ".join(str(error.orig).split())[:200]

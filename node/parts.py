@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy.exc import OperationalError
 
 from node.configuration import Configuration, ListenerConfiguration, StorageConfiguration
 from node.loops import Loop, run_together, start_beside, waiting_for_store
@@ -19,6 +18,7 @@ from node.shared_spool import reachable_storage, shared_storage
 from reporting.delivery.loop import Stop
 from store import processes, recovery
 from store.clock import Clock
+from store.connection import STORE_AWAY
 from store.database import Database
 from store.states import DeliveryState
 from store.wakeups import Topic, open_bell
@@ -136,7 +136,7 @@ def _complete_due(complete: Callable[[], list[CompletedStudy]]) -> None:
     try:
         for study in complete():
             log.info("study complete", state=study.state.value, why=study.why)
-    except OperationalError as error:  # senders are told to come again; what is here stays
+    except STORE_AWAY as error:  # senders are told to come again; what is here stays
         log.error("database does not answer", why=type(error).__name__)
 
 

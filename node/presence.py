@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from node.configuration import Configuration
@@ -21,6 +20,7 @@ from node.service_manager import hanging_loops
 from reporting.delivery.loop import Stop
 from store import processes, receipts, recovery, set_back
 from store.clock import Clock, store_clock
+from store.connection import STORE_AWAY
 from store.database import Database, open_database
 
 PULSE_SECONDS = 10.0
@@ -69,7 +69,7 @@ def _sign_off(database: Database, name: str) -> None:
     try:
         with database.write() as session:
             processes.sign_off(session, name=name)
-    except OperationalError as error:
+    except STORE_AWAY as error:
         log.warning("not signed off: the store does not answer", why=type(error).__name__)
 
 

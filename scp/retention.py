@@ -15,7 +15,7 @@ from scp.policy import RetentionPolicy
 from scp.spool import Spool
 from store import pruning, retention
 from store.database import Database
-from store.object_folder import ObjectFolder
+from store.object_folder import ObjectFolder, ObjectStoreAway
 from store.retention import DONE_WITH
 from store.states import StudyState
 
@@ -47,15 +47,16 @@ class Retention:
     objects: ObjectFolder | None = None
 
     def purge(self, now: datetime) -> Purged:
-        """Delete the images of studies that ended too long ago. Raises OSError, sqlalchemy.exc.SQLAlchemyError."""
+        """Delete the images of studies that ended too long ago.
+
+        Raises store.object_folder.ObjectStoreAway, sqlalchemy.exc.SQLAlchemyError.
+        """
+        files: list[int] = []
         ages = ((self.policy.keep_done, DONE_WITH), (self.policy.keep_failed, (StudyState.FAILED,)))
-        done = [
-            self._purge(study_id, now - keep, now, states, "")
-            for keep, states in ages
-            if keep is not None
-            for study_id in self._expired(now - keep, states)
-        ]
-        return Purged(sum(files is not None for files in done), sum(files or 0 for files in done))
+        for keep, states in ages:
+            if keep is not None:
+                files += self._purged(now - keep, now, states)
+        return Purged(len(files), sum(files))
 
     def make_room(self, now: datetime) -> Purged:
         """Delete images of delivered and skipped studies, the oldest first, until there is room again.
@@ -63,15 +64,13 @@ class Retention:
         Raises OSError, sqlalchemy.exc.SQLAlchemyError. Nothing with an object store: what fills this disk leaves it by
         itself.
         """
-        studies = files = 0
+        files: list[int] = []
         if self.objects is None and self._lacks_room():
-            for study_id in self._expired(now - LEAST_KEPT, DONE_WITH):
-                deleted = self._purge(study_id, now - LEAST_KEPT, now, DONE_WITH, "the room was needed")
-                studies += deleted is not None
-                files += deleted or 0
+            for deleted in self._purged(now - LEAST_KEPT, now, DONE_WITH, "the room was needed"):
+                files.append(deleted)
                 if not self._lacks_room():
                     break
-        return Purged(studies, files)
+        return Purged(len(files), sum(files))
 
     def prune(self, now: datetime) -> int:
         """Delete records that are too old; how many. Raises sqlalchemy.exc.SQLAlchemyError."""
@@ -89,9 +88,22 @@ class Retention:
     def _lacks_room(self) -> bool:
         return self.spool.free_bytes() < self.policy.room_bytes
 
-    def _expired(self, before: datetime, states: Collection[StudyState]) -> list[int]:
+    def _purged(
+        self, before: datetime, now: datetime, states: Collection[StudyState], why: str = ""
+    ) -> Iterator[int]:
+        """Purge the studies one by one, the oldest first; how many files each. One that cannot be holds up no other."""
         with self.database.read() as session:
-            return retention.expired_studies(session, before, states=states)
+            expired = retention.expired_studies(session, before, states=states)
+        for study_id in expired:
+            try:
+                files = self._purge(study_id, before, now, states, why)
+            except ObjectStoreAway:
+                raise
+            except OSError as error:
+                LOGGER.error("images not deleted", study=study_id, why=error.strerror)
+                continue
+            if files is not None:
+                yield files
 
     def _purge(
         self, study_id: int, before: datetime, now: datetime, states: Collection[StudyState], why: str

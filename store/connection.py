@@ -8,7 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 
+STORE_AWAY = (OperationalError, InterfaceError)
+"""What a store that does not answer raises; the second of a connection that turns out to be closed."""
 BUSY_TIMEOUT_S = 10.0
 PATIENCE_WITH_SERVER = {
     "connect_timeout": 10,

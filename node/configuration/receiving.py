@@ -69,7 +69,7 @@ class StorageConfiguration(Section):
     reserve_mb: int = Field(default=512, ge=0)
     keep_days: float | None = Field(default=None, gt=0)
     keep_failed_days: float | None = Field(default=None, gt=0)
-    keep_records_days: float | None = Field(default=90.0, gt=0)
+    keep_records_days: float | None = Field(default=90.0, ge=1)
     make_room: bool = True
 
 

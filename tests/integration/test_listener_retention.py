@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +102,29 @@ def test_no_more_goes_than_room_is_needed(start_listener, ct: MakeCT) -> None:
     disk = SmallDisk(listener.storage)
     assert retention_of(listener, disk, room_bytes=2).make_room(now).studies == 1
     assert purged(listener) == ["1.2.1"]
+
+
+def test_a_study_that_cannot_be_deleted_holds_up_no_other(
+    start_listener, ct: MakeCT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = start_listener()
+    now = datetime.now(UTC)
+    for number in (1, 2):
+        assert listener.send(ct(number, study=f"1.2.{number}")) == [0]
+        end_as(listener, f"1.2.{number}", *DELIVERED, at=now - timedelta(days=30 - number))
+    mark, marked = purging._mark_changed, []
+
+    def refused_once(storage: Path, paths: tuple[str, ...]) -> None:
+        marked.append(paths)
+        if len(marked) == 1:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        mark(storage, paths)
+
+    monkeypatch.setattr(purging, "_mark_changed", refused_once)
+    keeping = retention_of(listener, keep_done=KEEP)
+    assert keeping.purge(now).studies == 1
+    assert purged(listener) == ["1.2.2"]
+    assert keeping.purge(now).studies == 1
 
 
 def test_an_image_that_comes_again_while_its_study_is_deleted_stays(

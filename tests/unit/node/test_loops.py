@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from node import loops, parts, presence
 from node.configuration import Configuration
 from reporting.delivery.loop import Stop
+from scp.completeness import CompletedStudy
 from store import processes, receipts
 from store.database import Database
 from store.migrations import upgrade
@@ -44,6 +45,14 @@ def test_a_loop_goes_on_when_the_store_answers_again() -> None:
 
     loops.waiting_for_store(loop, lambda: done.append("begins anew"))(Unhurried(), 0.0)
     assert done == ["store away", "begins anew", "store away", "begins anew", "looked"]
+
+
+@pytest.mark.parametrize("kind", [OperationalError, InterfaceError])
+def test_completing_goes_on_when_the_store_answers_again(kind: type[DBAPIError]) -> None:
+    def away() -> list[CompletedStudy]:
+        raise kind("", {}, Exception("the connection is closed"))
+
+    parts._complete_due(away)
 
 
 def test_other_errors_are_not_waited_out() -> None:
