@@ -21,13 +21,17 @@ _MODULES: dict[Backend, str] = {
 
 @dataclass(frozen=True)
 class WantedEngine:
-    """What is to be built. timings: a file for what a builder measures and can use again, of its library and device."""
+    """What is to be built. timings: a file for what a builder measures and can use again, of its library and device.
+
+    calibration: how many slices INT8 is calibrated with at most, where only speed matters; None for all there are.
+    """
 
     package: ModelPackage
     graph: str
     precision: BuildPrecision
     profile: Profile = field(default_factory=Profile)
     timings: Path | None = None
+    calibration: int | None = None
 
 
 class EngineBackend(Protocol):

@@ -49,16 +49,18 @@ def build_and_verify(job: BuildJob) -> tuple[OutputCheck, ...]:
     timings = Path(job.timings) if job.timings else None
     content = backend.build(WantedEngine(package, job.graph, job.precision, job.recipe.profile, timings))
     Path(job.output).write_bytes(content)
-    return verify_engine(package, job.graph, Path(job.output), job.recipe)
+    return verify_engine(package, job.graph, Path(job.output), job.recipe, job.precision)
 
 
-def verify_engine(package: ModelPackage, graph: str, engine: Path, recipe: Recipe) -> tuple[OutputCheck, ...]:
+def verify_engine(
+    package: ModelPackage, graph: str, engine: Path, recipe: Recipe, precision: BuildPrecision
+) -> tuple[OutputCheck, ...]:
     """Run an engine and the FP32 reference (OpenVINO, f32, from the ONNX) on the fixed slices and compare.
 
     For an own model the recipe names the tolerance of its output `output`, under the graph `model`.
     """
     reference = _Reference(package)
-    metadata, tolerances = package.metadata, recipe.tolerances.get(graph, {})
+    metadata, tolerances = package.metadata, recipe.allowed(graph, precision)
     if isinstance(metadata, OwnModelMetadata):
         inputs = trial_tensor(fixed_slices(), metadata)
         tolerances = {metadata.output_name: tolerances["output"]} if "output" in tolerances else {}

@@ -117,9 +117,16 @@ class EngineBuilder:
         raise RunnerFailed(f"no engine for graph {graph} of {package.metadata.name}: {'; '.join(reasons)}")
 
     def candidates(self, precision: Precision) -> tuple[BuildPrecision, ...]:
-        """Precisions to try, in order: those of the recipe that this machine has, or the one asked for, then f32."""
-        wanted = self.recipe.precisions if precision == "auto" else (precision, *_NATIVE)
-        return tuple(p for p in dict.fromkeys(wanted) if precision != "auto" or self._backend.offers(p))
+        """Precisions to try, in order: those of the recipe that this machine has, or the one asked for, then f32.
+
+        INT8 is asked for in front of the recipe's: not every graph passes in it, nor is every graph quantised.
+        """
+        wanted: tuple[BuildPrecision, ...] = self.recipe.precisions
+        if precision == "int8":
+            wanted = ("int8", *wanted)
+        elif precision != "auto":
+            return tuple(dict.fromkeys((precision, *_NATIVE)))
+        return tuple(p for p in dict.fromkeys(wanted) if self._backend.offers(p))
 
     def open(self, package: ModelPackage, records: Sequence[EngineRecord], options: RunnerOptions) -> Runner:
         """A runner of engines that `ensure` gave."""
@@ -201,7 +208,8 @@ def verify_engines(package_paths: Sequence[Path | str], options: EngineOptions) 
             record = builder.ensure(package, graph, options.precision)
             engine = builder.cache.engine_path(record.key)
             try:
-                results.append(Verified(record, verify_engine(package, graph, engine, builder.recipe)))
+                checks = verify_engine(package, graph, engine, builder.recipe, record.key.precision)
+                results.append(Verified(record, checks))
             except EngineError as error:
                 results.append(Verified(record, (), str(error)))
     return tuple(results)

@@ -38,15 +38,24 @@ class Profile(_Section):
     largest: Annotated[int, Field(ge=1)] = 32
 
 
+Tolerances = dict[str, dict[str, Tolerance]]
+"""By graph and output."""
+
+
 class Recipe(_Section):
-    """One recipe file. `tolerances` is by graph and output."""
+    """One recipe file. `int8` are tolerances for engines in INT8, in the place of those in `tolerances`."""
 
     backend: Backend
     version: Annotated[int, Field(ge=1)]
     precisions: Annotated[tuple[BuildPrecision, ...], Field(min_length=1)]
     timeout_s: Annotated[float, Field(gt=0)] = 600
     profile: Profile = Profile()
-    tolerances: dict[str, dict[str, Tolerance]]
+    tolerances: Tolerances
+    int8: Tolerances = {}
+
+    def allowed(self, graph: str, precision: BuildPrecision) -> dict[str, Tolerance]:
+        """What the outputs of an engine have to keep to, by output; no output is without a tolerance in INT8 only."""
+        return self.tolerances.get(graph, {}) | (self.int8.get(graph, {}) if precision == "int8" else {})
 
 
 def read_recipe(path: Path) -> Recipe:

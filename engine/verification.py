@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.drawn_chests import FIXED, SLICES, Chest, draw
 from engine.heatmaps import normalised
 from engine.jcs import centre_crop, segment_box
 from engine.label_volume import LabelVolume
@@ -18,8 +19,6 @@ from engine.recipes import Measure, Tolerance
 from engine.runners.interface import Runner
 
 Array = npt.NDArray[Any]
-
-FIXED_SLICES = 6
 
 HALF = 128
 """The lesion probability above which a pixel is in the mask, of 255."""
@@ -47,40 +46,15 @@ class OutputCheck:
 
 
 def fixed_slices(size: int = 512) -> npt.NDArray[np.int16]:
-    """Drawn chest slices int16 [6, size, size] HU, always the same: clear lungs, vessels, ground glass, consolidation,
-    nodules, and one above the lungs.
-    """
-    return _drawn(size)[0]
+    """Drawn chest slices int16 [6, size, size] HU, always the same; see `engine.drawn_chests.draw`."""
+    return draw(FIXED, size)[0]
 
 
-def _drawn(size: int) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
-    """The slices, and where the lungs are in them, bool [1, size, size]."""
-    rng = np.random.default_rng(20)
-    y, x = (v / size - 0.5 for v in np.ogrid[:size, :size])
-    body = (y / 0.36) ** 2 + (x / 0.44) ** 2 < 1
-    lungs = np.zeros((size, size), dtype=bool)
-    for side in (-1, 1):
-        lungs |= (y / 0.25) ** 2 + ((x - side * 0.2) / 0.14) ** 2 < 1
-    chest = np.where(body, 45.0, -1000.0)
-    chest[lungs] = -860
-    for _ in range(60):
-        cy, cx, r = rng.uniform(-0.2, 0.2), rng.uniform(-0.3, 0.3), rng.uniform(0.002, 0.008)
-        chest[lungs & ((y - cy) ** 2 + (x - cx) ** 2 < r**2)] = 30
-    slices = np.repeat(chest[None], FIXED_SLICES, axis=0)
-    slices[0][lungs] = -860
-    for k, (count, radius, hu) in {2: (4, 0.06, -500), 3: (2, 0.07, 0), 4: (40, 0.012, -350)}.items():
-        for _ in range(count):
-            cy, cx = rng.uniform(-0.18, 0.18), rng.choice([-1, 1]) * rng.uniform(0.12, 0.28)
-            blob = ((y - cy) / radius) ** 2 + ((x - cx) / (1.4 * radius)) ** 2 < 1
-            slices[k][blob & lungs] = np.maximum(slices[k][blob & lungs], hu)
-    slices[5] = np.where(body, 45.0, -1000.0)
-    noise = rng.normal(0, 18, slices.shape)
-    return np.clip(np.rint(slices + noise), -1024, 3071).astype(np.int16), lungs[None]
-
-
-def fixed_crops(graph: str, metadata: JCSMetadata | M3Metadata, size: int = 512) -> npt.NDArray[np.int16]:
-    """The fixed slices as screening cuts them for a graph: to the centre, to the lungs' box, or not at all."""
-    hu, drawn = _drawn(size)
+def crops(
+    graph: str, metadata: JCSMetadata | M3Metadata, chest: Chest = FIXED, size: int = 512
+) -> npt.NDArray[np.int16]:
+    """Drawn slices as screening cuts them for a graph: to the centre, to the lungs' box, or not at all."""
+    hu, drawn = draw(chest, size)
     lungs = LabelVolume.of(drawn)
     if isinstance(metadata, M3Metadata):
         box = series_box(lungs, metadata.preprocessing)
@@ -101,8 +75,8 @@ def graph_inputs(
     one is noise of a thousandth of a lesion's, and bfloat16 differs from float32 in nothing else.
     """
     if graph != "patient":
-        return {"hu": fixed_crops(graph, metadata)}
-    return {"features": reference().run("slices", {"hu": fixed_crops("slices", metadata)})["features"][1]}
+        return {"hu": crops(graph, metadata)}
+    return {"features": reference().run("slices", {"hu": crops("slices", metadata)})["features"][1]}
 
 
 def shown(
@@ -148,7 +122,7 @@ def _check(graph: str, name: str, tolerance: Tolerance, expected: Array, found: 
     ):  # of all slices as one: in a mask of a few pixels one pixel is a tenth of it
         worst = float(_dice(expected.reshape(1, -1) >= HALF, found.reshape(1, -1) >= HALF)[0])
     return OutputCheck(
-        graph, name, tolerance.measure, worst, at if len(per_slice) == FIXED_SLICES else None, tolerance.limit
+        graph, name, tolerance.measure, worst, at if len(per_slice) == SLICES else None, tolerance.limit
     )
 
 

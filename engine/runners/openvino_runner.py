@@ -185,7 +185,7 @@ class OpenVINOBackend:
             if wanted.precision == "int8":
                 from engine.runners.openvino_quantised import quantised
 
-                model = quantised(model, wanted.graph)
+                model = quantised(model, wanted.package, wanted.graph, wanted.calibration)
             model = _for_calls(model, wanted.package, MOST)
             stream = BytesIO()
             core.compile_model(model, DEVICE, _settings(hint)).export_model(stream)

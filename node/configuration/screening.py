@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from node.configuration.values import Seconds, Section
 
@@ -22,7 +22,7 @@ class WorkerConfiguration(Section):
 class ScreeningConfiguration(Section):
     """Which series are screened, and how the networks are run."""
 
-    precision: Literal["auto", "f32", "bf16"] = "auto"
+    precision: Literal["auto", "f32", "bf16", "int8"] = "auto"
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     device: Literal["auto", "openvino", "tensorrt", "torch"] = "auto"
     executor: Literal["local", "ray"] = "local"
@@ -39,6 +39,12 @@ class ScreeningConfiguration(Section):
     def uses_built_engines(self) -> bool:
         """Whether built engines are to screen. TensorRT runs no others: whoever asks for it is told why not."""
         return self.device != "torch" and (self.built_engines or self.device == "tensorrt")
+
+    @model_validator(mode="after")
+    def _int8_is_built(self) -> ScreeningConfiguration:
+        if self.precision == "int8" and not self.uses_built_engines:
+            raise ValueError("precision int8 needs built_engines: true and a device other than torch")
+        return self
 
 
 class RayConfiguration(Section):

@@ -9,7 +9,7 @@ import pytest
 
 from engine.findings import Findings, PneumoniaClass
 from engine.loading import load_series
-from engine.runners.interface import RunnerOptions
+from engine.runners.interface import EngineOptions, RunnerOptions
 from engine.screening import open_systems, screen
 from engine.volume import Volume
 
@@ -46,3 +46,27 @@ def test_verdicts_and_agreement_on_real_studies(real_data: Path, case: str) -> N
         )
         a, b = found.lesion_labels > 0, reference.lesion_labels > 0
         assert 2 * (a & b).sum() >= least_dice * (a.sum() + b.sum())
+
+
+def test_verdicts_in_int8_on_real_studies(real_data: Path, tmp_path: Path) -> None:
+    """With built engines, all but the patient network in INT8, against float32."""
+    pytest.importorskip("nncf", reason="int8 needs nncf: pip install 'lungnode[int8]'")
+    volumes = {case: load_series((real_data / "ct" / case).iterdir()) for case in VERDICTS}
+    engines = EngineOptions(tmp_path, MODELS.parent / "trt_engines")
+    with open_systems(PACKAGES, RunnerOptions(precision="f32", device="openvino")) as systems:
+        expected = {case: screen(volume, systems) for case, volume in volumes.items()}
+    with open_systems(
+        PACKAGES, RunnerOptions(precision="int8", device="openvino", engines=engines)
+    ) as systems:
+        found = {case: screen(volume, systems) for case, volume in volumes.items()}
+        assert all("int8" in description for description in systems.descriptions.values())
+    for case, reference in expected.items():
+        jcs, m3lung = found[case].jcs, found[case].m3lung
+        assert (jcs.positive, m3lung.label) == VERDICTS[case]
+        np.testing.assert_allclose(jcs.slice_probabilities, reference.jcs.slice_probabilities, atol=0.03)
+        np.testing.assert_allclose(
+            m3lung.lesion_probabilities, reference.m3lung.lesion_probabilities, atol=0.03
+        )
+        np.testing.assert_allclose(m3lung.probabilities, reference.m3lung.probabilities, atol=0.03)
+        a, b = np.asarray(found[case].lesion_labels) > 0, np.asarray(reference.lesion_labels) > 0
+        assert 2 * (a & b).sum() >= 0.96 * (a.sum() + b.sum())

@@ -18,9 +18,9 @@ from engine.engine_cache import EngineCache, EngineRecord, write_atomically
 from engine.errors import RunnerFailed
 from engine.packages import JCSMetadata, ModelPackage, read_package
 from engine.recipes import Recipe, RecipeInvalid, Tolerance, read_recipe
-from engine.runners.interface import EngineOptions, RunnerOptions
+from engine.runners.interface import EngineOptions, Precision, RunnerOptions
 from engine.runners.selection import open_runner
-from engine.verification import OutputCheck, compare, fixed_crops, fixed_slices, shown
+from engine.verification import OutputCheck, compare, crops, fixed_slices, shown
 
 RECIPES = Path(__file__).parents[3] / "trt_engines"
 
@@ -88,6 +88,36 @@ def test_an_engine_that_differs_is_refused_and_the_next_precision_taken(
     assert len(build.asked) == 2  # the refused one is not tried again
     make(recipe, tmp_path, build).ensure(package, "classify", again=True)
     assert build.asked[2:] == [("classify", "bf16")]
+
+
+def test_int8_is_tried_in_front_of_what_the_recipe_names(package, recipe, tmp_path: Path) -> None:
+    build = FakeBuild(int8=RunnerFailed("graph patient is not quantised"), bf16=BAD, f32=GOOD)
+    assert make(recipe, tmp_path, build).ensure(package, "classify", "int8").key.precision == "f32"
+    assert [precision for _, precision in build.asked] == ["int8", "bf16", "f32"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "tried"),
+    [("auto", ("f16", "f32")), ("int8", ("f16", "f32")), ("f32", ("f32",)), ("bf16", ("bf16", "f32"))],
+)
+def test_int8_is_left_out_where_the_machine_has_none(
+    recipe, tmp_path: Path, asked: Precision, tried: tuple[str, ...]
+) -> None:
+    builder = make(recipe, tmp_path, FakeBuild(), precisions=("f16", "f32"))
+    builder._backend.offers = lambda precision: precision != "int8"  # type: ignore[method-assign]
+    assert builder.candidates(asked) == tried
+
+
+def test_int8_has_tolerances_of_its_own(recipe: Recipe) -> None:
+    """Wider ones, for outputs that are checked in any precision; what it does not name keeps to the common ones."""
+    for graph, outputs in recipe.tolerances.items():
+        common, own = recipe.allowed(graph, "bf16"), recipe.allowed(graph, "int8")
+        assert common == outputs
+        assert set(own) == set(outputs)
+    assert recipe.allowed("classify", "int8")["probability"].limit > 0.01
+    assert recipe.allowed("segment", "int8")["lesion_probability"].limit < 0.995
+    assert recipe.allowed("patient", "int8") == recipe.tolerances["patient"]
+    assert recipe.allowed("no such graph", "int8") == {}
 
 
 def test_without_any_engine_every_reason_is_told(package, recipe, tmp_path: Path) -> None:
@@ -294,12 +324,12 @@ def test_the_committed_packages_pass_on_what_they_see(
 ) -> None:
     """In bfloat16, which is what they are run in."""
     found = read_package(Path(__file__).parents[3] / "models" / package)
-    crops = fixed_crops(graph, found.metadata)
-    assert crops.shape[1:] == shape or (shape is None and crops.shape[1] < 512 and crops.shape[2] < 512)
+    seen = crops(graph, found.metadata)
+    assert seen.shape[1:] == shape or (shape is None and seen.shape[1] < 512 and seen.shape[2] < 512)
     backend = backend_named("openvino")
     if not backend.offers("bf16"):
         pytest.skip("this processor has no bfloat16")
     (engine := tmp_path / "engine").write_bytes(backend.build(WantedEngine(found, graph, "bf16")))
-    checks = building.verify_engine(found, graph, engine, recipe)
+    checks = building.verify_engine(found, graph, engine, recipe, "bf16")
     assert checks
     assert not [str(check) for check in checks if not check.passed]

@@ -85,6 +85,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ({"listener": 5}, ["listener = 5", "ae_title, host, port"]),
         ({"listener": {"ae_title": "A" * 17}}, ["listener.ae_title", "16"]),
         ({"listener": {"ae_title": "A\\B"}}, ["listener.ae_title", "backslash"]),
+        (
+            {"screening": {"precision": "int8", "built_engines": False}},
+            ["screening", "int8 needs built_engines: true"],
+        ),
+        ({"screening": {"precision": "int8", "device": "torch"}}, ["screening", "a device other than torch"]),
         ({"completeness": {"quiet_seconds": -1}}, ["completeness.quiet_seconds = -1", "greater than 0"]),
         (
             {"completeness": {"quiet_seconds": 60, "max_wait_seconds": 5}},

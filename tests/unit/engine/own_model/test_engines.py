@@ -39,7 +39,7 @@ def test_an_engine_is_built_and_checked_against_the_reference(
     def build_here(job: BuildJob, timeout_s: float) -> BuiltContent:
         content = backend_named(recipe.backend).build(WantedEngine(package, job.graph, job.precision))
         (engine := tmp_path / "engine").write_bytes(content)
-        return BuiltContent(content, verify_engine(package, job.graph, engine, recipe))
+        return BuiltContent(content, verify_engine(package, job.graph, engine, recipe, job.precision))
 
     builder = EngineBuilder(recipe, EngineCache(tmp_path / "cache"), build=build_here)
     record = builder.ensure(package, "model", "f32")
