@@ -49,8 +49,9 @@ def facing_of(geometry: Geometry, wanted: str = TRAINED_ON) -> Facing | None:
 
     None where they lead along no axis of the patient: an oblique series has no side that faces wrongly.
     """
-    along = (geometry.row_direction[0], geometry.column_direction[1], geometry.normal[2])
-    if min(abs(float(value)) for value in along) < _STRAIGHT:
+    directions = (geometry.row_direction[0], geometry.column_direction[1], geometry.normal[2])
+    along = tuple(float(value) for value in directions)
+    if min(abs(value) for value in along) < _STRAIGHT:
         return None
     columns, rows, slices = (
         (letter == positive) != (value > 0)
