@@ -163,7 +163,7 @@ def awaited(session: Session) -> list[Awaited]:
             changed_at=search.changed_at,
             attempts=search.attempts,
             prior_in_summary=_newest_summary(session, study.id).get("prior") or {},
-            can_be_revised=study.purged_at is None and not deleted_images.missing(session, study),
+            can_be_revised=_has_its_images(session, study),
         )
         for search, study, earlier in rows
     ]
@@ -172,10 +172,13 @@ def awaited(session: Session) -> list[Awaited]:
 def revise(session: Session, search_id: int, *, now: datetime) -> None:
     """Screen the study of a search again, as a new revision of the same instances, since its prior is here now.
 
-    It waits behind all that is current.
+    It waits behind all that is current. Nothing is done where the study has gone on meanwhile (a late instance came, its
+    images were deleted): the search is then followed as the study now stands.
     """
     search = session.get_one(PriorSearch, search_id)
     study = ledger.locked_study(session, search.study_id)
+    if study.state not in SCREENED or not _has_its_images(session, study):
+        return
     before = session.scalars(
         select(Revision).where(Revision.study_id == study.id, Revision.number == study.revision)
     ).one()
@@ -215,6 +218,10 @@ def is_busy(session: Session, besides: Sequence[str] = ()) -> bool:
     if besides:
         query = query.where(Study.study_instance_uid.not_in(besides))
     return session.scalar(query.limit(1)) is not None
+
+
+def _has_its_images(session: Session, study: Study) -> bool:
+    return study.purged_at is None and not deleted_images.missing(session, study)
 
 
 def _newest_summary(session: Session, study_id: int) -> dict[str, Any]:

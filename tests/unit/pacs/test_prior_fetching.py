@@ -196,6 +196,25 @@ def test_a_prior_is_fetched_for_idle_times_and_compared_in_a_revision(
     assert node.source.asked == 1
 
 
+def test_an_image_that_comes_just_before_the_revision_is_not_left_out(
+    node_with: Callable[..., Node],
+) -> None:
+    node = node_with(ScriptedSource())
+    node.search()
+    node.end_reception()
+    node.screen()
+    with node.database.read() as session:
+        (awaited,) = prior_searches.awaited(session)
+    assert awaited.study_state is StudyState.DELIVERED and awaited.can_be_revised
+    node.record(9, study=CURRENT, series=f"{CURRENT}.1", **IMAGE)
+    with node.database.write() as session:
+        prior_searches.revise(session, awaited.search_id, now=node.clock())
+    assert node.state(CURRENT) is StudyState.RECEIVING
+    node.end_reception()
+    revision = node.claim()
+    assert revision is not None and (revision.revision, len(revision.instances)) == (2, 2)
+
+
 def test_without_revisions_the_account_says_that_the_prior_came_too_late(
     node_with: Callable[..., Node],
 ) -> None:
