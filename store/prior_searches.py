@@ -172,8 +172,8 @@ def awaited(session: Session) -> list[Awaited]:
 def revise(session: Session, search_id: int, *, now: datetime) -> None:
     """Screen the study of a search again, as a new revision of the same instances, since its prior is here now.
 
-    It waits behind all that is current. Nothing is done where the study has gone on meanwhile (a late instance came, its
-    images were deleted): the search is then followed as the study now stands.
+    It waits behind all that is current. Nothing is done where the study has gone on meanwhile (a late instance came,
+    its images were deleted): the search is then followed as the study now stands.
     """
     search = session.get_one(PriorSearch, search_id)
     study = ledger.locked_study(session, search.study_id)
