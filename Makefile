@@ -90,7 +90,8 @@ deb:
 	packaging/build_deb.sh $(OUTPUT)
 
 docs: .venv/testing
-	$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 clean:
-	rm -rf .venv build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
