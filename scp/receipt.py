@@ -232,19 +232,31 @@ class Receiver:
         known = request.known_series.get(series)
         if known is not None and self._recorded_shortly(received, request, known):
             return Receipt(Outcome.NEW, *known, received.path)
-        with self.database.write() as session:
-            receipt = receipts.record_instance(
-                session,
-                received,
-                association_id=request.association_id,
-                now=self.now(),
-                max_study_bytes=self.max_study_bytes,
-            )
+        receipt = self._recorded(received, request)
+        if receipt.outcome is Outcome.CONFLICTING and self._is_gone(receipt.path):
+            receipt = self._recorded(received, request, gone=receipt.path)
         if receipt.outcome is not Outcome.CONFLICTING:  # that tells of the series of the other instance
             if len(request.known_series) >= MAX_KNOWN_SERIES:
                 request.known_series.clear()
             request.known_series[series] = (receipt.study_id, receipt.series_id)
         return receipt
+
+    def _recorded(
+        self, received: ReceivedInstance, request: StoreRequest, gone: str | None = None
+    ) -> Receipt:
+        with self.database.write() as session:
+            return receipts.record_instance(
+                session,
+                received,
+                association_id=request.association_id,
+                now=self.now(),
+                max_study_bytes=self.max_study_bytes,
+                gone=gone,
+            )
+
+    def _is_gone(self, path: str) -> bool:
+        """Whether the content of a held instance was deleted; with an object store it may be there."""
+        return self.held_by is None and not self.spool.has(path)
 
     def _recorded_shortly(
         self, received: ReceivedInstance, request: StoreRequest, numbers: tuple[int, int]

@@ -116,27 +116,32 @@ def record_instance(
     association_id: int | None,
     now: datetime,
     max_study_bytes: int = NO_LIMIT,
+    gone: str | None = None,
 ) -> Receipt:
     """Record an instance, and take its study back to receiving where it is a late one. Raises StudyTooLarge.
 
     An instance that is kept out of screening never takes a study back: the node's own results come home this way.
+    gone: path of content that was deleted, so that other content of its study may take its place.
     """
-    held = _held(session, instance)
-    if held is not None and held.sha256 != instance.sha256:  # no study is begun for it
-        return Receipt(Outcome.CONFLICTING, held.study_id, held.series_id, held.path)
+    if (conflict := _conflict(session, instance, gone)) is not None:  # no study is begun for it
+        return conflict
     study = _study(session, instance, now)
     if association_id is not None:
         insert_if_absent(session, Carriage, {"association_id": association_id, "study_id": study.id})
-    held = _held(session, instance)  # it may have come meanwhile: only now is its study locked
-    if held is not None:
-        if held.sha256 != instance.sha256:
-            return Receipt(Outcome.CONFLICTING, held.study_id, held.series_id, held.path)
+    if (
+        conflict := _conflict(session, instance, gone)
+    ) is not None:  # it came meanwhile: now its study is locked
+        return conflict
+    held = _held(session, instance)
+    if held is not None and held.sha256 == instance.sha256:
         _take_back(session, study, held, instance, now)
         return Receipt(Outcome.IDENTICAL, study.id, held.series_id, held.path)
     if study.byte_count + instance.size > max_study_bytes:
         raise StudyTooLarge(max_study_bytes)
     series_id = _series(session, study, instance)
     deleted_images.mark(session, study)
+    if held is not None:
+        _forget(session, study, held)
     session.add(_row(study, series_id, instance, association_id, now))
     study.instance_count += 1
     study.byte_count += instance.size
@@ -212,6 +217,25 @@ def _held(session: Session, instance: ReceivedInstance) -> Instance | None:
         .where(Instance.sop_instance_uid == instance.sop_instance_uid)
         .execution_options(populate_existing=True)
     )
+
+
+def _conflict(session: Session, instance: ReceivedInstance, gone: str | None) -> Receipt | None:
+    """The word on an instance whose UID is held with other content, unless that is gone and was of the same study."""
+    held = _held(session, instance)
+    if held is None or held.sha256 == instance.sha256:
+        return None
+    of = session.get_one(Study, held.study_id).study_instance_uid
+    if held.path == gone and of == instance.study_instance_uid:
+        return None
+    return Receipt(Outcome.CONFLICTING, held.study_id, held.series_id, held.path)
+
+
+def _forget(session: Session, study: Study, held: Instance) -> None:
+    """Other content takes the place of an instance."""
+    study.instance_count -= 1
+    study.byte_count -= held.size
+    session.delete(held)
+    session.flush()
 
 
 def _take_back(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
 from sqlalchemy import select
 
 from scp import retention as purging
@@ -162,6 +163,30 @@ def test_an_image_whose_file_was_just_deleted_is_not_acknowledged(
     assert "just being deleted" in listener.refusals()[0].why
     assert listener.send(ct(1)) == [0]
     assert len(listener.files()) == 1
+
+
+def test_a_deleted_study_comes_again_in_another_encoding(start_listener, ct: MakeCT) -> None:
+    listener = start_listener()
+    localizer = ct(3)
+    localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    sent = [ct(1), ct(2), localizer]
+    assert listener.send(*sent) == [0, 0, 0]
+    end_as(listener, ct(1).StudyInstanceUID, *DELIVERED)
+    retention_of(listener, keep_done=KEEP).purge(datetime.now(UTC) + 2 * KEEP)
+    for dataset in sent:
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    assert listener.send(*sent) == [0, 0, 0]
+    rows = listener.instances()
+    assert [row.transfer_syntax_uid for row in rows] == [RLELossless] * 3
+    assert sorted(row.kept_out or "" for row in rows) == ["", "", "localizer"]
+    assert {listener.storage / row.path for row in rows} == set(listener.files())
+    with listener.database.read() as session:
+        study = session.scalars(select(Study)).one()
+        assert (study.state, study.instance_count) == (StudyState.RECEIVING, 3)
+        assert study.byte_count == sum(row.size for row in rows)
+    other = ct(1)
+    other.PatientName = "Doe^John"
+    assert listener.send(other) == [0x0111], "what is here is not replaced"
 
 
 def test_what_came_again_is_kept_as_long_as_what_is_new(start_listener, ct: MakeCT) -> None:

@@ -732,6 +732,26 @@ def test_images_of_a_failed_study_stay_while_an_earlier_result_is_on_its_way(scr
         assert len(retention.expired_studies(session, later, states=[StudyState.FAILED])) == 1
 
 
+def test_other_content_takes_the_place_of_what_is_gone_in_its_own_study_alone(purged_study: Life) -> None:
+    held = an_instance(1)
+    other = replace(held, sha256="f" * 64, path="spool/other.dcm")
+
+    def record(instance: ReceivedInstance, gone: str | None) -> Outcome:
+        with purged_study.database.write() as session:
+            now = purged_study.now
+            return receipts.record_instance(
+                session, instance, association_id=None, now=now, gone=gone
+            ).outcome
+
+    assert record(other, None) is Outcome.CONFLICTING
+    assert record(other, "spool/another.dcm") is Outcome.CONFLICTING
+    assert record(replace(other, study_instance_uid="1.2.99"), held.path) is Outcome.CONFLICTING
+    assert record(other, held.path) is Outcome.NEW
+    assert purged_study.complete() is StudyState.COMPLETE
+    claim = purged_study.claim()
+    assert (claim.revision, claim.paths) == (2, (other.path,))
+
+
 def test_nobody_commits_to_what_was_deleted(purged_study: Life) -> None:
     uids = [an_instance(number).sop_instance_uid for number in (1, 2, 3)]
 
