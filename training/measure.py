@@ -129,7 +129,13 @@ def measure_patients(
     groups: dict[tuple[str, str, str], list[int]] = {}
     for place, item in enumerate(items):
         groups.setdefault((item.source, item.patient, item.series), []).append(place)
-    series = [np.array(places) for places in groups.values() if len(places) > 1]
+    series = [
+        np.array(
+            sorted(places, key=lambda place: items[place].index)
+        )  # feet to head, as the patient network learned
+        for places in groups.values()
+        if len(places) > 1
+    ]
     if not series:
         return None
     first = [items[int(places[0])] for places in series]

@@ -72,10 +72,16 @@ def _completed(recipe: Recipe) -> Recipe:
 
 
 def _slice_training(recipe: Recipe) -> tuple[Path, M3SliceNet]:
+    """The output of a slice network's training that gives the features, and the network."""
     home = recipe_directory(recipe.start.slice, "slice")
-    network = load_training_of(home, "m3-slice")[1]
+    slices, network = load_training_of(home, "m3-slice")
     if not isinstance(network, M3SliceNet):
         raise RecipeError(f"start.slice: {home} is a baseline; the patient network has no features of it")
+    mine, its = recipe.image.model_dump(), slices.image.model_dump()
+    if other := [key for key, value in mine.items() if value != its[key]]:
+        raise RecipeError(
+            f"image: {', '.join(other)} not as in {home}, and the features are of what its network learned on"
+        )
     return home, network
 
 

@@ -26,6 +26,7 @@ from training.datasets.pixels import PixelSource
 from training.evaluate import evaluate
 from training.import_jcs import load_released, renamed
 from training.lung_boxes import LungBoxes
+from training.measure import SliceResults, measure_patients
 from training.outputs import load_trained, save_recipe
 from training.package import package_hash
 from training.packaging import PackageText, package_jcs, package_m3lung
@@ -41,7 +42,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "jcs-classifier": {"network": TRUNK, "image": {"size": 32, "shorter_side": 36}},
     "jcs-segmenter": {"network": VGG, "image": {"size": 32}},
     "m3-slice": {"network": RESNET, "image": {"size": 32, "centre": [-700, -500], "width": [1200, 1200]}},
-    "m3-patient": {"network": {"head_width": 4, "heads": 2, "norm": "relu_sum"}},
+    "m3-patient": {
+        "network": {"head_width": 4, "heads": 2, "norm": "relu_sum"},
+        "image": {"size": 32, "centre": [-700, -500], "width": [1200, 1200]},
+    },
     "unet": {"network": {"baseline": "unet"}, "image": {"size": 32}},
     "resnet18": {"network": {"baseline": "resnet18"}, "image": {"size": 32}},
     "four": {
@@ -245,6 +249,26 @@ def test_a_training_is_measured_in_the_windows_that_its_package_has(
     hu = np.random.default_rng(0).integers(-1100, 0, (2, 40, 40)).astype(np.int16)
     ours, served = (open_candidate(path).run("slices", hu) for path in (home, tmp_path / "p"))
     assert ours["features"] == pytest.approx(served["features"], abs=1e-4)
+
+
+def test_the_order_of_the_items_changes_no_patient(tmp_path: Path) -> None:
+    """The patient network gets slices from feet to head, in whatever order a data set lists them."""
+    items = [
+        Item("t", "p", "s", index, Plane(tmp_path / "v.npy", index), HOUNSFIELD, label=1)
+        for index in range(4)
+    ]
+    given: list[list[float]] = []
+
+    def patient(graph: str, features: np.ndarray) -> dict[str, np.ndarray]:
+        given.append(features[:, 0].tolist())
+        return {"probability": np.array([0.1, 0.7, 0.1, 0.1])}
+
+    candidate = Candidate("m3", "m3lung", frozenset({"slices", "patient"}), patient, "0" * 64)
+    for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+        features = [np.full((3, 1), float(index), np.float32) for index in order]
+        results = SliceResults(np.zeros((4, 4)), np.zeros((4, 2)), [*features])
+        assert measure_patients(candidate, [items[index] for index in order], results, 2) is not None
+    assert given == [[0.0, 1.0, 2.0, 3.0]] * 6
 
 
 def test_an_unknown_split_and_an_empty_one_are_refused(

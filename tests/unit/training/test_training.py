@@ -54,7 +54,11 @@ SMALL = {
         "schedule.warmup=0",
     ),
     "m3-slice": ("network={depths: [1, 1, 1, 1], planes: [4, 4, 4, 4], stem: 4}", "image.lung_crop=false"),
-    "m3-patient": ("network={head_width: 4, heads: 2, norm: relu_sum}", "optimiser.rate=0.01"),
+    "m3-patient": (
+        "network={head_width: 4, heads: 2, norm: relu_sum}",
+        "image.lung_crop=false",
+        "optimiser.rate=0.01",
+    ),
 }
 COMMON = (f"image.size={SIZE}", "batch=4", "epochs=6", "augmentation={flip: 0.5}")
 
@@ -348,6 +352,9 @@ def test_a_start_of_another_task_or_a_baseline_is_named(
     patient = recipe_for("m3-patient", (f"start.slice={tmp_path / 'baseline'}",))
     with pytest.raises(RecipeError, match=r"start\.slice: .*baseline is a baseline"):
         train(patient, volumes, tmp_path / "patient", QUIET)
+    other = (f"start.slice={slice_training}", "image.centre=[-800, -600]", "image.lung_margin=3")
+    with pytest.raises(RecipeError, match=r"image: centre, lung_margin not as in "):
+        train(recipe_for("m3-patient", other), volumes, tmp_path / "patient", QUIET)
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
