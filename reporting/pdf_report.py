@@ -27,8 +27,10 @@ from reporting.source_images import SourceImages
 from reporting.uids import ResultUids
 from reporting.wording import (
     CLASS_NAMES,
+    COUNT_RULE,
     NOT_VERIFIED,
     agreement,
+    decided_by_count,
     jcs_reason,
     jcs_verdict,
     lesion_summary,
@@ -73,7 +75,10 @@ def encapsulated_pdf(
 
 
 def render_pdf(findings: Findings, volume: Volume, context: ReportContext) -> bytes:
-    """The report as PDF on A4, the same bytes for the same arguments."""
+    """The report as PDF on A4, the same bytes for the same arguments.
+
+    It names the study by its UID and no patient: Burned In Annotation is NO, and archives show whose it is beside it.
+    """
     styles = getSampleStyleSheet()
     alarm = ParagraphStyle(
         "alarm", styles["Normal"], textColor=colors.HexColor("#b00020"), fontName="Helvetica-Bold"
@@ -86,6 +91,7 @@ def render_pdf(findings: Findings, volume: Volume, context: ReportContext) -> by
         Paragraph(jcs_reason(findings.jcs), styles["Normal"]),
         Paragraph(m3lung_verdict(findings.m3lung), styles["Heading3"]),
         _probabilities(findings),
+        *([Paragraph(COUNT_RULE, styles["Normal"])] if decided_by_count(findings.m3lung) else []),
         Spacer(0, 3 * mm),
         Paragraph(agreement(findings), alarm if findings.discordant else styles["Normal"]),
         Paragraph(lesion_summary(findings), styles["Normal"]),
@@ -96,7 +102,8 @@ def render_pdf(findings: Findings, volume: Volume, context: ReportContext) -> by
     if findings.lesions:
         story += [_lesions(findings, slice_names(volume)), Spacer(0, 3 * mm)]
     story.append(_pictures(findings, volume))
-    story.append(Paragraph("; ".join(software_versions(findings, context)), styles["Normal"]))
+    for line in (f"Study {volume.study_instance_uid}", "; ".join(software_versions(findings, context))):
+        story.append(Paragraph(line, styles["Normal"]))
     buffer = io.BytesIO()
     margins = {"leftMargin": 18 * mm, "rightMargin": 18 * mm, "topMargin": 14 * mm, "bottomMargin": 14 * mm}
     SimpleDocTemplate(buffer, pagesize=A4, invariant=1, title=TITLE, author="lungnode", **margins).build(

@@ -27,6 +27,7 @@ from reporting.wording import (
     COUNT_RULE,
     NOT_VERIFIED,
     agreement,
+    decided_by_count,
     few_own_model_lines,
     jcs_reason,
     jcs_verdict,
@@ -205,7 +206,7 @@ def _jcs_box(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> None:
 
 def _m3lung_box(draw: ImageDraw.ImageDraw, box: _Box, findings: Findings) -> None:
     draw.text((box.left + 16, box.top + 12), m3lung_verdict(findings.m3lung), _TEXT, _font(22))
-    if findings.m3lung.probabilities[findings.m3lung.label] < max(findings.m3lung.probabilities):
+    if decided_by_count(findings.m3lung):
         draw.text((box.left + 16, box.top + 40), COUNT_RULE, _DIM, _font(13))
     for i, which in enumerate(PneumoniaClass):
         y, probability = box.top + 64 + i * 33, findings.m3lung.probabilities[which]

@@ -52,9 +52,12 @@ def m3lung_verdict(m3lung: M3LungFindings) -> str:
 def m3lung_reason(m3lung: M3LungFindings) -> str:
     """The four probabilities of M3Lung-Sys, in percent; and why where the class is not the most probable one."""
     text = ", ".join(f"{CLASS_NAMES[c]} {m3lung.probabilities[c] * 100:.1f} %" for c in PneumoniaClass)
-    if m3lung.probabilities[m3lung.label] < max(m3lung.probabilities):
-        text += "; " + COUNT_RULE
-    return text
+    return f"{text}; {COUNT_RULE}" if decided_by_count(m3lung) else text
+
+
+def decided_by_count(m3lung: M3LungFindings) -> bool:
+    """Whether the class named is not the most probable one, which people have to be told why."""
+    return bool(m3lung.probabilities[m3lung.label] < max(m3lung.probabilities))
 
 
 def agreement(findings: Findings) -> str:

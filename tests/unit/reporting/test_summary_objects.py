@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from engine.findings import PneumoniaClass
 from reporting import ReportContext, build
 from reporting.pdf_report import render_pdf
 from reporting.phantom_case import PhantomCase, make_case
 from reporting.rendering import render_page, render_slice, summary_slices
+from reporting.wording import COUNT_RULE
 
 
 def test_page_first_then_at_most_twelve_slices(context: ReportContext, reread) -> None:
@@ -65,4 +68,18 @@ def test_pdf_says_what_the_report_says(context: ReportContext, run_tool, tmp_pat
     assert "M3Lung-Sys: CT pattern most compatible with community-acquired pneumonia" in text
     assert "The two systems disagree" in text
     assert "NOT VERIFIED" in text
+    assert f"Study {volume.study_instance_uid}" in text
     assert "2 more" in text
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_pdf_says_why_a_class_is_named_that_is_not_the_most_probable(
+    counted: bool, context: ReportContext, run_tool, tmp_path: Path
+) -> None:
+    findings, volume = make_case(PhantomCase())
+    probabilities = (0.5, 0.3, 0.1, 0.1) if counted else (0.3, 0.5, 0.1, 0.1)
+    m3lung = replace(findings.m3lung, label=PneumoniaClass.COVID19, probabilities=probabilities)
+    path = tmp_path / "report.pdf"
+    path.write_bytes(render_pdf(replace(findings, m3lung=m3lung), volume, context))
+    text = " ".join(run_tool("pdftotext", "-layout", path, "-").split())
+    assert (COUNT_RULE in text) is counted
