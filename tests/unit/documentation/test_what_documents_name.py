@@ -60,7 +60,9 @@ def test_files(page: Path) -> None:
 
 @every_document
 def test_names_of_the_program(page: Path) -> None:
-    named = {name for code in inline_code(page.read_text()) for name in DOTTED.findall(code)}
+    text = page.read_text()
+    drawings = [block.text for block in blocks(text) if block.language == ""]
+    named = {name for code in [*inline_code(text), *drawings] for name in DOTTED.findall(code)}
     assert sorted(name for name in named if not is_name(name) and not is_file(name)) == []
 
 
@@ -143,7 +145,8 @@ def is_name(dotted: str) -> bool:
         if file.exists():
             text = file.read_text()
             return all(
-                re.search(rf"^\s*(?:class |def |import |)\b{name}\b", text, re.M) for name in parts[depth:]
+                re.search(rf"^\s*(?:class |def |from .* import .*|)\b{name}\b", text, re.M)
+                for name in parts[depth:]
             )
     return False
 
