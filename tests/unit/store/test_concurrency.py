@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
+from made_up_studies import received_instance
 from sqlalchemy import func, insert, select, text
 
 from store import claims, queries, receipts, revisions
 from store.database import Database, open_database
 from store.migrations import upgrade
 from store.models import Instance, Revision, Study
-from store.receipts import Outcome, Peer, ReceivedInstance
+from store.receipts import Outcome, Peer
 from store.repeated_receipts import RepeatedReceipts
 from store.states import StudyState
 
@@ -31,21 +32,6 @@ def in_parallel(count: int, work: Callable[[int], None]) -> None:
 def another(database: Database) -> Database:
     """The same store as another process opens it: it takes no turns with this one."""
     return open_database(database.url.render_as_string(hide_password=False))
-
-
-def an_instance(number: int) -> ReceivedInstance:
-    return ReceivedInstance(
-        study_instance_uid="1.2.3",
-        series_instance_uid="1.2.3.1",
-        sop_instance_uid=f"1.2.3.1.{number}",
-        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        modality="CT",
-        patient_digest="0" * 64,
-        sha256=f"{number:064d}",
-        size=1,
-        path=f"spool/{number}",
-    )
 
 
 def waiting_studies(database: Database, count: int, now: datetime) -> None:
@@ -116,7 +102,9 @@ def test_the_same_instance_over_four_associations_is_new_once(database: Database
         own = another(database)
         for number in range(20):
             with own.write() as session:
-                receipt = receipts.record_instance(session, an_instance(number), association_id=None, now=now)
+                receipt = receipts.record_instance(
+                    session, received_instance(number), association_id=None, now=now
+                )
             outcomes[receipt.outcome] += 1
         own.close()
 
@@ -138,11 +126,13 @@ class Short:
             self._association = receipts.open_association(
                 session, listener="L", peer=peer, called_ae="A", now=now
             )
-            self._first = receipts.record_instance(session, an_instance(0), association_id=None, now=now)
+            self._first = receipts.record_instance(
+                session, received_instance(0), association_id=None, now=now
+            )
 
     def record(self, number: int) -> bool:
         return self.way.record(
-            an_instance(number),
+            received_instance(number),
             study_id=self._first.study_id,
             series_id=self._first.series_id,
             association_id=self._association,

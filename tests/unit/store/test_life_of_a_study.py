@@ -601,8 +601,11 @@ def test_only_delivered_studies_of_enough_age_lose_their_images(received_study: 
         pytest.raises(admin.NothingToDo, match="its images were deleted; send it again"),
     ):
         admin.rescreen(session, STUDY, who="admin", now=later)
+    with received_study.database.write() as session:
+        assert retention.is_still_purged(session, study_id, later)
     assert received_study.receive(1).outcome is Outcome.IDENTICAL
     with received_study.database.write() as session:
+        assert not retention.is_still_purged(session, study_id, later)
         assert admin.rescreen(session, STUDY, who="admin", now=later) is StudyState.COMPLETE
 
 

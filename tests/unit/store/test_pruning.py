@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from made_up_studies import received_instance
 from sqlalchemy import func, select
 
 from store import commitment, holdings, pruning, receipts
@@ -17,7 +18,7 @@ from store.models import (
     Instance,
     Refusal,
 )
-from store.receipts import Peer, ReceivedInstance
+from store.receipts import Peer
 
 DAY = timedelta(days=1)
 SENDER = Peer("CT1", "127.0.0.1")
@@ -38,19 +39,7 @@ def associate(database: Database, at: datetime, *, closed: bool = True) -> int:
     """An association that brought an instance of a study of its own; its number."""
     with database.write() as session:
         number = receipts.open_association(session, listener="L", peer=SENDER, called_ae="LUNGNODE", now=at)
-        uid = f"1.2.{number}"
-        received = ReceivedInstance(
-            study_instance_uid=uid,
-            series_instance_uid=f"{uid}.1",
-            sop_instance_uid=f"{uid}.1.1",
-            sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
-            transfer_syntax_uid="1.2.840.10008.1.2.1",
-            modality="CT",
-            patient_digest="0" * 64,
-            sha256=f"{number:064x}",
-            size=1,
-            path=f"spool/{number}.dcm",
-        )
+        received = received_instance(number, study=f"1.2.{number}")
         receipts.record_instance(session, received, association_id=number, now=at)
         if closed:
             receipts.close_association(session, number, end="released", now=at)
@@ -110,9 +99,9 @@ def test_what_an_old_association_brought_stays_without_it(database: Database, no
         assert set(session.scalars(select(Carriage.association_id))) == {young, still_open}
         brought = session.execute(select(Instance.path, Instance.association_id).order_by(Instance.id))
         assert [tuple(row) for row in brought] == [
-            (f"spool/{old}.dcm", None),
-            (f"spool/{young}.dcm", young),
-            (f"spool/{still_open}.dcm", still_open),
+            (f"spool/{old}", None),
+            (f"spool/{young}", young),
+            (f"spool/{still_open}", still_open),
         ]
 
 
