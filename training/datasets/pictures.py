@@ -96,7 +96,7 @@ def _picture(
     )
 
 
-def _paper(name: str) -> str:
+def paper_of(name: str) -> str:
     """COVID-CT figures are named after the paper and page they come from; one paper is taken as one patient."""
     return re.split(r"-p\d+|%", Path(name).stem)[0]
 
@@ -111,7 +111,7 @@ def read_covid_ct(folder: Path) -> Dataset | None:
             _picture(
                 "COVID-CT",
                 folder / row["path"],
-                _paper(row.get("original_name") or row["path"]),
+                paper_of(row.get("original_name") or row["path"]),
                 int(row["label"] == "COVID"),
                 split_named(row["split"], manifest),
             )
@@ -133,7 +133,7 @@ def _covid_ct_original(folder: Path) -> Dataset:
         for name in sorted(set(splits) - present):
             notes.warn(f"{folder / pictures}: listed pictures are missing, the first is {name}")
         items += [
-            _picture("COVID-CT", folder / pictures / name, _paper(name), label, splits.get(name))
+            _picture("COVID-CT", folder / pictures / name, paper_of(name), label, splits.get(name))
             for name in sorted(present, key=natural_key)
         ]
     return Dataset("COVID-CT", tuple(items), False, notes.problems())

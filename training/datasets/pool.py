@@ -114,7 +114,8 @@ def read_pool(folder: Path) -> Dataset | None:
     for file in (HU_FILE, MASK_FILE):
         if len(np.load(folder / file, mmap_mode="r")) != len(items):
             raise DatasetError(f"{folder / file} has other slices than the {len(items)} lines of {table}")
-    return Dataset("pool", items)
+    # Whose a figure is is guessed from its name, and its source has put figures of one paper into several splits.
+    return Dataset("pool", items, patients_known=all(item.calibration.exact for item in items))
 
 
 def _item(folder: Path, place: int, row: dict[str, str]) -> Item:

@@ -78,7 +78,7 @@ def _figure_rows(figures: Sequence[Figure], source: str) -> Iterator[PoolRow]:
             hu=figure.pseudo_hu,
             mask=figure.mask,
             source=source,
-            patient=figure.name,
+            patient=figure.patient,
             series=figure.name,
             index=0,
             label=int(figure.covid),

@@ -22,7 +22,7 @@ from engine.loading import load_series
 from engine.lungs import find_lungs
 from engine.volume import Geometry
 from training.datasets.items import Split
-from training.datasets.pictures import split_named
+from training.datasets.pictures import paper_of, split_named
 
 GRID = 256
 """Rows and columns of every slice here."""
@@ -61,11 +61,13 @@ class Case:
 class Figure:
     """One 8-bit picture as pseudo-HU int16 [256, 256], squeezed to a square.
 
-    aspect: width / height before that. covid: whether it shows COVID-19. mask: bool [256, 256] or None.
-    split: train, val or test of the source (CT100: its test list is `test`, all else `train`).
+    patient: whose picture it is, as far as its name tells. aspect: width / height before that. covid: whether it
+    shows COVID-19. mask: bool [256, 256] or None. split: train, val or test of the source (CT100: its test list is
+    `test`, all else `train`).
     """
 
     name: str
+    patient: str
     pseudo_hu: npt.NDArray[np.int16]
     aspect: float
     covid: bool
@@ -122,7 +124,8 @@ def read_ct100(data: Path) -> list[Figure]:
         mask = (
             np.asarray(Image.open(mask_path).convert("L").resize((GRID, GRID), Image.Resampling.NEAREST)) > 0
         )
-        figures.append(_figure(path, covid=True, mask=mask, split="test" if path.name in test else "train"))
+        split: Split = "test" if path.name in test else "train"
+        figures.append(_figure(path, path.name, covid=True, mask=mask, split=split))
     return figures
 
 
@@ -134,6 +137,7 @@ def read_covid_ct(data: Path) -> list[Figure]:
     return [
         _figure(
             root / row["path"],
+            paper_of(row.get("original_name") or row["path"]),
             covid=row["label"] == "COVID",
             mask=None,
             split=split_named(row["split"], root),
@@ -184,13 +188,16 @@ def _halved(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     return np.asarray(np.rint(means), dtype=np.int16)
 
 
-def _figure(path: Path, covid: bool, mask: npt.NDArray[np.bool_] | None, split: Split) -> Figure:
+def _figure(
+    path: Path, patient: str, covid: bool, mask: npt.NDArray[np.bool_] | None, split: Split
+) -> Figure:
     picture = Image.open(path).convert("L")
     square = picture.resize(
         (GRID, GRID), Image.Resampling.BOX if min(picture.size) >= 2 * GRID else Image.Resampling.BILINEAR
     )
     return Figure(
         name=path.name,
+        patient=patient,
         pseudo_hu=pseudo_hu(np.asarray(square)),
         aspect=picture.width / picture.height,
         covid=covid,

@@ -40,7 +40,7 @@ def figure(name: str, covid: bool, split: Split, mask: bool) -> Figure:
     grey = np.full((GRID, GRID), 60, dtype=np.uint8)
     drawn = np.zeros((GRID, GRID), dtype=np.bool_)
     drawn[100:140, 100:140] = True
-    return Figure(name, pseudo_hu(grey), 1.25, covid, drawn if mask else None, split)
+    return Figure(name, f"patient of {name}", pseudo_hu(grey), 1.25, covid, drawn if mask else None, split)
 
 
 @pytest.fixture
@@ -101,6 +101,15 @@ def test_slices_are_read_as_they_were_written(folder: Path) -> None:
     mask = pixels.mask(drawn)
     assert mask is not None
     assert mask.sum() == 1600
+
+
+def test_a_paper_with_figures_in_two_splits_keeps_no_training_from_starting(folder: Path) -> None:
+    """The source split them so; it is told."""
+    table = (folder / "slices.csv").read_text()
+    (folder / "slices.csv").write_text(table.replace("patient of c.jpg", "patient of b.jpg"))
+    report = check(open_dataset(folder))
+    assert not report.errors
+    assert any("in more than one split" in str(problem) for problem in report.problems)
 
 
 def test_lung_box_lies_around_the_lungs(folder: Path) -> None:
@@ -196,4 +205,7 @@ def test_real_figures_keep_the_leaked_test_images_out(real_data: Path) -> None:
     assert [sum(f.split == split for f in figures) for split in ("train", "test")] == [80, 20]
     with (real_data / "slices" / "covid-ct" / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(read_covid_ct(real_data)) == len(rows)
+    others = read_covid_ct(real_data)
+    assert len(others) == len(rows)
+    # A resampling of patients draws all figures of a paper at once.
+    assert len({figure.patient for figure in others if figure.split == "test"}) == 95
