@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from made_up_studies import received_instance
 
 from store import (
     admin,
@@ -42,19 +43,8 @@ def an_instance(
     number: int, *, content: str = "x", kept_out: str | None = None, study: str = STUDY
 ) -> ReceivedInstance:
     sha256 = f"{content}{number}".encode().hex().ljust(64, "0")
-    return ReceivedInstance(
-        study_instance_uid=study,
-        series_instance_uid=f"{study}.1",
-        sop_instance_uid=f"{study}.1.{number}",
-        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
-        modality="CT",
-        patient_digest="0" * 64,
-        sha256=sha256,
-        size=1000,
-        path=f"spool/{study}/{sha256}.dcm",
-        kept_out=kept_out,
-    )
+    path = f"spool/{study}/{sha256}.dcm"
+    return replace(received_instance(number, study), sha256=sha256, size=1000, path=path, kept_out=kept_out)
 
 
 def objects(revision: int = 1) -> list[ResultObject]:
