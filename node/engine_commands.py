@@ -52,14 +52,16 @@ def engines_build(
     from engine.builder import list_engines, open_builder
     from engine.packages import read_package
     from node.casework import engine_options
+    from node.data_owner import as_owner_of
 
     settings = read_configuration(configuration)
     options = engine_options(settings)
     builder = open_builder(options, lambda record: typer.echo(_line(record), err=as_json))
-    for path in settings.models:
-        package = read_package(path)
-        for graph in package.metadata.graphs:
-            builder.ensure(package, graph, options.precision, again=again)
+    with as_owner_of(options.cache):
+        for path in settings.models:
+            package = read_package(path)
+            for graph in package.metadata.graphs:
+                builder.ensure(package, graph, options.precision, again=again)
     if as_json:
         say("", [_plain(record) for record in list_engines(options.cache)], as_json)
 
@@ -72,9 +74,12 @@ def engines_verify(configuration: ConfigOption = None, as_json: JsonOption = Fal
     """
     from engine.builder import verify_engines
     from node.casework import engine_options
+    from node.data_owner import as_owner_of
 
     settings = read_configuration(configuration)
-    results = verify_engines(settings.models, engine_options(settings))
+    options = engine_options(settings)
+    with as_owner_of(options.cache):
+        results = verify_engines(settings.models, options)
     lines, rows = [], []
     for result in results:
         key = result.record.key
