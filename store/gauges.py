@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from store.models import AssociationRecord, Refusal, Revision, Screening, Study, Transition
@@ -43,12 +45,13 @@ class Totals:
 
 @dataclass(frozen=True)
 class Marks:
-    """The highest row of each table that has been counted; associations are counted when they have ended."""
+    """The highest row of each table that has been counted, and the associations below that had not ended."""
 
     screening: int = 0
     refusal: int = 0
     transition: int = 0
-    association_ends: tuple[tuple[str, int], ...] = ()
+    association: int = 0
+    open_associations: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,10 @@ def newest_marks(session: Session) -> Marks:
         screening=session.scalar(select(func.max(Screening.id))) or 0,
         refusal=session.scalar(select(func.max(Refusal.id))) or 0,
         transition=session.scalar(select(func.max(Transition.id))) or 0,
-        association_ends=tuple(_association_ends(session).items()),
+        association=session.scalar(select(func.max(AssociationRecord.id))) or 0,
+        open_associations=tuple(
+            session.scalars(select(AssociationRecord.id).where(AssociationRecord.closed_at.is_(None)))
+        ),
     )
 
 
@@ -110,19 +116,22 @@ def news_since(session: Session, marks: Marks) -> News:
         .where(Transition.before != StudyState.FAILED)
         .order_by(Transition.id)
     ).all()
-    ends = _association_ends(session)
+    associations = _associations(session, marks)
     return News(
         marks=Marks(
             screening=screenings[-1][0] if screenings else marks.screening,
             refusal=refusals[-1][0] if refusals else marks.refusal,
             transition=failures[-1][0] if failures else marks.transition,
-            association_ends=tuple(ends.items()),
+            association=max([marks.association, *(number for number, _, _ in associations)]),
+            open_associations=tuple(number for number, closed_at, _ in associations if closed_at is None),
         ),
         screenings=tuple(
             _screening((finished - created).total_seconds(), summary)
             for _, finished, summary, created in screenings
         ),
-        association_ends=dict(Counter(ends) - Counter(dict(marks.association_ends))),
+        association_ends=dict(
+            Counter(end or "unknown" for _, closed_at, end in associations if closed_at is not None)
+        ),
         refusals=dict(
             Counter(
                 (
@@ -136,13 +145,13 @@ def news_since(session: Session, marks: Marks) -> News:
     )
 
 
-def _association_ends(session: Session) -> dict[str, int]:
+def _associations(session: Session, marks: Marks) -> Sequence[tuple[int, datetime | None, str]]:
+    """Number, end and how it ended, of associations that are new since `marks` or had not ended then."""
+    which = or_(AssociationRecord.id > marks.association, AssociationRecord.id.in_(marks.open_associations))
     rows = session.execute(
-        select(AssociationRecord.end, func.count())
-        .where(AssociationRecord.closed_at.is_not(None))
-        .group_by(AssociationRecord.end)
+        select(AssociationRecord.id, AssociationRecord.closed_at, AssociationRecord.end).where(which)
     )
-    return {end or "unknown": count for end, count in rows}
+    return [(number, closed_at, end) for number, closed_at, end in rows]
 
 
 def _screening(wait_seconds: float, summary: dict[str, Any]) -> NewScreening:

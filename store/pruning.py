@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Delete, delete, func, select, update
+from sqlalchemy import ColumnElement, Delete, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from store.models import Announcement, AssociationRecord, Base, Carriage, CommitmentRequest, Instance, Refusal
@@ -47,16 +47,21 @@ def prune(session: Session, before: datetime, *, max_refusals: int = MAX_REFUSAL
 
 def _delete_some(session: Session, table: type[Base], which: Any) -> int:
     key = table.__table__.c.id
-    some = session.scalars(select(key).where(which).order_by(key).limit(BATCH)).all()
+    some = session.scalars(select(key).where(which, _is_not_newest(key)).order_by(key).limit(BATCH)).all()
     session.execute(delete(table).where(key.in_(some)))
     return len(some)
+
+
+def _is_not_newest(key: ColumnElement[Any]) -> ColumnElement[bool]:
+    """The newest row stays: SQLite would give its number to the next one, which then would not look new to anybody."""
+    return key < select(func.max(key)).scalar_subquery()
 
 
 def _prune_associations(session: Session, before: datetime) -> int:
     """Delete associations that have ended; what they brought stays, and does not name them any more."""
     ended = (
         select(AssociationRecord.id)
-        .where(AssociationRecord.closed_at < before)
+        .where(AssociationRecord.closed_at < before, _is_not_newest(AssociationRecord.__table__.c.id))
         .order_by(AssociationRecord.closed_at)
         .limit(ASSOCIATIONS)
     )

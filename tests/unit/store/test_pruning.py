@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from made_up_studies import received_instance
 from sqlalchemy import func, select
 
-from store import commitment, holdings, pruning, receipts
+from store import commitment, gauges, holdings, pruning, receipts
 from store.database import Database
 from store.models import (
     Announcement,
@@ -114,7 +114,39 @@ def test_a_sender_that_is_refused_again_and_again_does_not_fill_the_store(
         assert session.scalars(select(Refusal.id).order_by(Refusal.id)).all() == [6, 7, 8, 9]
 
 
+def test_the_number_of_a_forgotten_record_is_not_given_again(database: Database, now: datetime) -> None:
+    """Who counts what is new goes by the numbers of rows."""
+    refuse(database, now - 3 * DAY, now - 2 * DAY)
+    with database.read() as session:
+        marks = gauges.newest_marks(session)
+    assert prune(database, now - DAY).rows == 1
+    refuse(database, now)
+    with database.read() as session:
+        assert sum(gauges.news_since(session, marks).refusals.values()) == 1
+
+
+def test_ends_of_associations_are_counted_once_though_old_ones_are_forgotten(
+    database: Database, now: datetime
+) -> None:
+    for _ in range(3):
+        associate(database, now - 2 * DAY)
+    with database.read() as session:
+        marks = gauges.newest_marks(session)
+    still_open = associate(database, now, closed=False)
+    associate(database, now)
+    assert prune(database, now - DAY).rows == 3
+    with database.read() as session:
+        news = gauges.news_since(session, marks)
+    assert news.association_ends == {"released": 1}
+    with database.write() as session:
+        receipts.close_association(session, still_open, end="aborted", now=now)
+    with database.read() as session:
+        news = gauges.news_since(session, news.marks)
+        assert news.association_ends == {"aborted": 1}
+        assert gauges.news_since(session, news.marks).association_ends == {}
+
+
 def test_many_go_in_batches(database: Database, now: datetime) -> None:
-    refuse(database, *(now - 2 * DAY for _ in range(pruning.BATCH + 1)))
+    refuse(database, *(now - 2 * DAY for _ in range(pruning.BATCH + 2)))
     assert prune(database, now - DAY) == pruning.Pruned(pruning.BATCH, more=True)
     assert prune(database, now - DAY) == pruning.Pruned(1, more=False)
