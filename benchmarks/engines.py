@@ -1,6 +1,6 @@
 """Speed of the engines: the papers' networks at full size with random weights, and studies with `lungnode screen`.
 
-    make bench                       on 16 slices of each network, about twelve minutes on two quiet cores
+    make bench                       on 16 slices of each network, about thirteen minutes on two quiet cores
     make bench SLICES=300            on all slices of a study, hours in eager PyTorch
 
 The work of the networks is linear in the slices (the patient network apart, which gets 300 in any case), so fewer are
@@ -102,7 +102,7 @@ _WARM_UP = 2
 """Slices that a backend of the CPU is warmed up with; on a GPU all, as what is recorded there is for one shape."""
 
 _EAGER_ROUNDS = 2
-_CALIBRATION = 3
+_CALIBRATION = 2
 """Slices that INT8 is calibrated with: weights are random, so only its speed is of interest."""
 
 INT8 = "OpenVINO int8"

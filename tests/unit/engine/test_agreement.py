@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.builder import list_engines
 from engine.findings import Findings, PneumoniaClass
 from engine.loading import load_series
 from engine.runners.interface import EngineOptions, RunnerOptions
@@ -59,7 +60,7 @@ def test_verdicts_in_int8_on_real_studies(real_data: Path, tmp_path: Path) -> No
         PACKAGES, RunnerOptions(precision="int8", device="openvino", engines=engines)
     ) as systems:
         found = {case: screen(volume, systems) for case, volume in volumes.items()}
-        assert all("int8" in description for description in systems.descriptions.values())
+        assert all("int8" in text for text in systems.descriptions.values()), list_engines(tmp_path)
     for case, reference in expected.items():
         jcs, m3lung = found[case].jcs, found[case].m3lung
         assert (jcs.positive, m3lung.label) == VERDICTS[case]
