@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 
 from node.command_options import CommandError
 from node.configuration import Configuration, StorageConfiguration
@@ -23,6 +24,7 @@ from node.storage_account import storage_account
 from node.verdicts import verdict_lines
 from store import processes, queries, uploads
 from store.database import Database, open_database
+from store.ledger import UnknownStudy
 from store.states import StudyState
 from store.verdicts import VerdictChoice
 
@@ -153,7 +155,7 @@ def study_list(
 def study_details(database: Database, uid: str) -> Answer:
     """State, verdicts, series and deliveries of one study."""
     with database.read() as session:
-        account = queries.why(session, uid)
+        account = _account(session, uid)
 
     def paint(console: Console) -> None:
         study = account.study
@@ -178,7 +180,7 @@ def study_details(database: Database, uid: str) -> Answer:
 def study_history(database: Database, uid: str) -> Answer:
     """Everything that happened to one study, oldest first."""
     with database.read() as session:
-        account = queries.why(session, uid)
+        account = _account(session, uid)
 
     def paint(console: Console) -> None:
         told = [(e.at, e.who, e.what) for e in account.history]
@@ -194,6 +196,24 @@ def study_history(database: Database, uid: str) -> Answer:
         console.print(_table(None, ("when", "who", "what"), rows))
 
     return Answer(asdict(account), paint)
+
+
+def _account(session: Session, uid: str) -> queries.StudyAccount:
+    """The account of one study, by its UID or a beginning that no other has: lists break long UIDs into lines.
+
+    Raises store.ledger.UnknownStudy, CommandError.
+    """
+    try:
+        return queries.why(session, uid)
+    except UnknownStudy:
+        begun = [s.study_instance_uid for s in queries.list_studies(session, uid_prefix=uid, limit=2)]
+    if not begun:
+        raise UnknownStudy(uid)
+    if len(begun) > 1:
+        raise CommandError(
+            f"several studies begin with {uid}, such as {' and '.join(begun)}; give more of it"
+        )
+    return queries.why(session, begun[0])
 
 
 def _table(title: str | None, columns: Sequence[str], rows: Any) -> Table:

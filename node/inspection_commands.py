@@ -14,12 +14,14 @@ from node.command_options import (
     CommandError,
     ConfigOption,
     JsonOption,
-    UIDArgument,
     read_configuration,
     since,
 )
 
 Choice = TypeVar("Choice", bound=StrEnum)
+UIDOrBeginning = Annotated[
+    str, typer.Argument(metavar="uid", help="Its Study Instance UID, or a beginning that no other study has.")
+]
 
 
 def add_inspection_commands(app: typer.Typer, studies: typer.Typer) -> None:
@@ -82,7 +84,9 @@ def studies_list(
     _show(configuration, lambda store: study_list(store, states, limit, start, found), as_json)
 
 
-def studies_show(uid: UIDArgument, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+def studies_show(
+    uid: UIDOrBeginning, configuration: ConfigOption = None, as_json: JsonOption = False
+) -> None:
     """One study: state, verdicts, series and where each object went.
 
     [bold]Example:[/bold] lungnode studies show 1.2.840.113619.2.5
@@ -92,7 +96,7 @@ def studies_show(uid: UIDArgument, configuration: ConfigOption = None, as_json: 
     _show(configuration, lambda store: study_details(store, uid), as_json)
 
 
-def studies_why(uid: UIDArgument, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
+def studies_why(uid: UIDOrBeginning, configuration: ConfigOption = None, as_json: JsonOption = False) -> None:
     """The whole history of one study, in words.
 
     [bold]Example:[/bold] lungnode studies why 1.2.840.113619.2.5

@@ -26,7 +26,7 @@ from store.migrations import upgrade
 from store.states import StudyState
 
 NOW = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
-FAILED, RECEIVING = "1.2.3.1", "1.2.3.2"
+FAILED, RECEIVING = "1.2.3.1", "1.2.3.25"
 
 
 @pytest.fixture
@@ -82,6 +82,18 @@ def test_skip_keeps_the_reason(run) -> None:  # type: ignore[no-untyped-def]
     assert (code, output) == (0, f"study {RECEIVING} is now skipped\n")
     listed = json.loads(run("studies", "list", "--state", "skipped", "--json")[1])
     assert [(s["study_instance_uid"], s["reason"]) for s in listed] == [(RECEIVING, "sent by mistake")]
+
+
+def test_a_study_is_shown_by_a_beginning_that_no_other_has(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("studies", "show", "1.2.3.2")[1].startswith(f"{RECEIVING}: receiving")
+    assert run("studies", "why", "1.2.3.2")[0] == 0
+
+
+@pytest.mark.parametrize(("beginning", "said"), [("1.2.3", "give more of it"), ("1.2.4", "no study 1.2.4")])
+def test_a_beginning_of_several_or_no_studies_is_said_so(config: Path, beginning: str, said: str) -> None:
+    asked = ["studies", "why", beginning, "--config", str(config)]
+    with pytest.raises((CommandError, ledger.UnknownStudy), match=said):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
 
 
 def test_what_makes_no_sense_is_refused_and_changes_nothing(run) -> None:  # type: ignore[no-untyped-def]
