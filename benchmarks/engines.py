@@ -169,10 +169,11 @@ def candidates(
     for precision in ("f32", "bf16"):
         runner = OpenVINORunner(package, replace(options, precision=precision, engines=None))
         yield f"OpenVINO {precision}", _ran_through(runner)
-    try:
-        yield INT8, _ran_through(in_int8(package, options, folder))
-    except EngineError as error:
-        _left_out(INT8, error)
+    if any(graph in CALIBRATED for graph in package.metadata.graphs):
+        try:
+            yield INT8, _ran_through(in_int8(package, options, folder))
+        except EngineError as error:
+            _left_out(INT8, error)
     if not torch.cuda.is_available():
         return
     yield EAGER_GPU, eager(size, package.metadata.system, "cuda")
@@ -191,14 +192,13 @@ def _left_out(name: str, error: EngineError) -> None:
 
 
 def in_int8(package: ModelPackage, options: RunnerOptions, folder: Path) -> OpenVINORunner:
-    """Every graph in INT8 that is quantised, unverified, as its weights are random; the patient network in bfloat16."""
+    """Every graph of a package that is quantised, unverified, as its weights are random."""
     backend, engines = OpenVINOBackend(), {}
-    for graph in package.metadata.graphs:
-        if graph in CALIBRATED:
-            engines[graph] = folder / f"{package.metadata.name}-{graph}-int8"
-            wanted = WantedEngine(package, graph, "int8", calibration=_CALIBRATION)
-            engines[graph].write_bytes(backend.build(wanted))
-    return OpenVINORunner(package, replace(options, precision="bf16", engines=None), engines)
+    for graph in CALIBRATED:
+        engines[graph] = folder / f"{package.metadata.name}-{graph}-int8"
+        wanted = WantedEngine(package, graph, "int8", calibration=_CALIBRATION)
+        engines[graph].write_bytes(backend.build(wanted))
+    return OpenVINORunner(package, replace(options, engines=None), engines)
 
 
 def _ran_through(runner: Any) -> Call:

@@ -181,8 +181,8 @@ class OpenVINOBackend:
         core = ov.Core()
         try:
             model = _read(core, wanted.package, wanted.graph)
-            # What is not quantised stays in f32: with bf16 M3Lung-Sys's slice network read memory that nobody had
-            # written (OpenVINO 2026.4, shown by MALLOC_PERTURB_), and its results differed from process to process.
+            # What is not quantised stays in f32: bf16 gains next to nothing, and results of a graph in both have
+            # differed by what memory held before (OpenVINO 2026.4).
             hint = "f32" if wanted.precision == "int8" else wanted.precision
             if wanted.precision == "int8":
                 from engine.runners.openvino_quantised import quantised

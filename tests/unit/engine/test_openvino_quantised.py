@@ -13,12 +13,13 @@ from engine.backends import WantedEngine, backend_named
 from engine.build_process import verify_engine
 from engine.drawn_chests import CALIBRATION, FIXED, draw
 from engine.errors import RunnerFailed
-from engine.packages import JCSMetadata, M3Metadata, read_package
+from engine.packages import JCSMetadata, read_package
 from engine.recipes import read_recipe
 from engine.runners.openvino_quantised import calibration_slices, outside_convolutions, quantised
 
 ROOT = Path(__file__).parents[3]
-GRAPHS = {"classify": "jcs-compact", "segment": "jcs-compact", "slices": "m3lung-compact"}
+GRAPHS = ("classify", "segment")
+JCS = ROOT / "models" / "jcs-compact"
 
 
 def test_a_drawn_chest_is_always_the_same_and_no_other() -> None:
@@ -41,8 +42,8 @@ def test_a_chest_is_as_ill_as_it_says() -> None:
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_calibration_slices_are_cut_as_screening_cuts_them(graph: str) -> None:
-    metadata = read_package(ROOT / "models" / GRAPHS[graph]).metadata
-    assert isinstance(metadata, JCSMetadata | M3Metadata)
+    metadata = read_package(JCS).metadata
+    assert isinstance(metadata, JCSMetadata)
     found = calibration_slices(graph, metadata)
     assert len(found) == 6 * len(CALIBRATION)
     assert all(hu.dtype == np.int16 and hu.shape[0] == 1 for hu in found)
@@ -70,21 +71,20 @@ def test_only_what_lies_between_convolutions_is_quantised() -> None:
     assert sorted(outside_convolutions(model)) == ["aside", "scores", "window"]
 
 
-def test_the_patient_network_is_left_as_it_is() -> None:
+@pytest.mark.parametrize("graph", ["slices", "patient"])
+def test_m3lung_sys_is_left_as_it_is(graph: str) -> None:
     package = read_package(ROOT / "models" / "m3lung-compact")
-    with pytest.raises(RunnerFailed, match="graph patient is not quantised"):
-        quantised(None, package, "patient")
+    with pytest.raises(RunnerFailed, match=f"graph {graph} is not quantised"):
+        quantised(None, package, graph)
 
 
-@pytest.mark.parametrize(
-    "graph", ["segment", *(pytest.param(g, marks=pytest.mark.slow) for g in ("classify", "slices"))]
-)
+@pytest.mark.parametrize("graph", ["segment", pytest.param("classify", marks=pytest.mark.slow)])
 def test_the_committed_packages_pass_in_int8(graph: str, tmp_path: Path) -> None:
     pytest.importorskip("nncf", reason="int8 needs nncf: pip install 'lungnode[int8]'")
     backend = backend_named("openvino")
     if not backend.offers("int8"):
         pytest.skip("this processor has no int8")
-    package = read_package(ROOT / "models" / GRAPHS[graph])
+    package = read_package(JCS)
     (engine := tmp_path / "engine").write_bytes(backend.build(WantedEngine(package, graph, "int8")))
     recipe = read_recipe(ROOT / "trt_engines" / "openvino.yaml")
     checks = verify_engine(package, graph, engine, recipe, "int8")
