@@ -34,7 +34,7 @@ from scp.peer import Peer
 from scp.requesting import associate, released
 from store import processes, queries
 from store.database import Database, open_database
-from store.models import Delivery, Instance, Result, Screening
+from store.models import Delivery, Instance, Result, Screening, Transition
 from store.states import StudyState
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -203,6 +203,8 @@ def report(
             .join(Result, Result.screening_id == Screening.id)
             .group_by(Screening.revision_id, Result.kind)
         ).all()
+        failed = select(Transition.why).where(Transition.after == StudyState.FAILED)
+        reasons = list(session.scalars(failed))
     storage = folder / "storage"
     lost = {uid for uid in load.acknowledged if uid not in rows or not (storage / rows[uid]).is_file()}
     doubled = [kind for _, kind, count in sets if count > 1]
@@ -213,6 +215,8 @@ def report(
     print(
         f"results                 {len(results)} to deliver, {len(held)} in the PACS, {len(results ^ held)} in one only"
     )
+    for why in reasons:
+        print(f"failed                  {why}")
     print(f"acknowledged and lost   {len(lost)}")
     print(f"results doubled         {len(doubled)}")
     for name, then in before.items():
