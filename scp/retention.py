@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from scp.spool import Spool
 from store import pruning, retention
 from store.database import Database
 from store.object_folder import ObjectFolder, ObjectStoreAway
-from store.retention import DONE_WITH
+from store.retention import DONE_WITH, Expiry
 from store.states import StudyState
 
 LOGGER = structlog.get_logger(__name__)
@@ -55,18 +55,20 @@ class Retention:
         ages = ((self.policy.keep_done, DONE_WITH), (self.policy.keep_failed, (StudyState.FAILED,)))
         for keep, states in ages:
             if keep is not None:
-                files += self._purged(now - keep, now, states)
+                files += self._purged(Expiry(now - keep, states), now)
         return Purged(len(files), sum(files))
 
     def make_room(self, now: datetime) -> Purged:
         """Delete images of delivered and skipped studies, the oldest first, until there is room again.
 
+        None of studies that a sender has asked commitment for: it may have deleted its own.
         Raises OSError, sqlalchemy.exc.SQLAlchemyError. Nothing with an object store: what fills this disk leaves it by
         itself.
         """
         files: list[int] = []
         if self.objects is None and self._lacks_room():
-            for deleted in self._purged(now - LEAST_KEPT, now, DONE_WITH, "the room was needed"):
+            expiry = Expiry(now - LEAST_KEPT, promised=False, why="the room was needed")
+            for deleted in self._purged(expiry, now):
                 files.append(deleted)
                 if not self._lacks_room():
                     break
@@ -88,15 +90,13 @@ class Retention:
     def _lacks_room(self) -> bool:
         return self.spool.free_bytes() < self.policy.room_bytes
 
-    def _purged(
-        self, before: datetime, now: datetime, states: Collection[StudyState], why: str = ""
-    ) -> Iterator[int]:
+    def _purged(self, expiry: Expiry, now: datetime) -> Iterator[int]:
         """Purge the studies one by one, the oldest first; how many files each. One that cannot be holds up no other."""
         with self.database.read() as session:
-            expired = retention.expired_studies(session, before, states=states)
+            expired = retention.expired_studies(session, expiry)
         for study_id in expired:
             try:
-                files = self._purge(study_id, before, now, states, why)
+                files = self._purge(study_id, expiry, now)
             except ObjectStoreAway:
                 raise
             except OSError as error:
@@ -105,9 +105,7 @@ class Retention:
             if files is not None:
                 yield files
 
-    def _purge(
-        self, study_id: int, before: datetime, now: datetime, states: Collection[StudyState], why: str
-    ) -> int | None:
+    def _purge(self, study_id: int, expiry: Expiry, now: datetime) -> int | None:
         """Delete the images of one study; how many files, None where it is not to be purged any more.
 
         The store first, the images after its commit: a study never counts as whole while files of it are gone. Pictures
@@ -115,14 +113,14 @@ class Retention:
         So do the objects that the nodes have in an object store: no sweep looks for what would be left over there.
         """
         with self.database.write() as session:
-            study = retention.begin_purge(session, study_id, before, now, states=states, why=why)
+            study = retention.begin_purge(session, study_id, expiry, now)
             if study is None:
                 return None
             files = _delete_beside(self.spool.storage, study.results)
             files += 0 if self.objects is None else _delete_objects(self.objects, study)
             _mark_changed(self.spool.storage, study.paths)
         files += sum(self._delete(study_id, some, now) for some in _pieces(study.paths))
-        LOGGER.info("images deleted", study=study_id, files=files, why=why)
+        LOGGER.info("images deleted", study=study_id, files=files, why=expiry.why)
         return files
 
     def _delete(self, study_id: int, paths: tuple[str, ...], purged_at: datetime) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from store import deleted_images, ledger
@@ -17,6 +17,9 @@ from store.receipts import Peer
 from store.states import DeliveryState
 from store.upsert import insert_if_absent
 from store.wakeups import Topic, announce
+
+MOST_AT_ONCE = 500
+"""UIDs in one query; SQLite takes 999 values."""
 
 
 @dataclass(frozen=True)
@@ -238,9 +241,18 @@ def record_request(
     request.attempts = 0
     request.next_attempt_at = report_at
     request.reported_at = None
+    _note_asked(session, [uid for _, uid in references], now)
     session.flush()
     announce(session, Topic.COMMITMENT)
     return request.id
+
+
+def _note_asked(session: Session, sop_instance_uids: Sequence[str], now: datetime) -> None:
+    for start in range(0, len(sop_instance_uids), MOST_AT_ONCE):
+        named = select(Instance.study_id).where(
+            Instance.sop_instance_uid.in_(sop_instance_uids[start : start + MOST_AT_ONCE])
+        )
+        session.execute(update(Study).where(Study.id.in_(named)).values(commitment_asked_at=now))
 
 
 def open_requests(session: Session, now: datetime) -> list[OpenRequest]:
@@ -294,7 +306,7 @@ def record_unreported(session: Session, request_id: int, *, why: str, again_at: 
 def held_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[str, HeldInstance]:
     """What the store holds of these; images that were deleted, by themselves or with their study, are not held."""
     found: dict[str, HeldInstance] = {}
-    for start in range(0, len(sop_instance_uids), 500):
+    for start in range(0, len(sop_instance_uids), MOST_AT_ONCE):
         rows = session.execute(
             select(
                 Instance.sop_instance_uid,
@@ -305,7 +317,7 @@ def held_instances(session: Session, sop_instance_uids: Sequence[str]) -> dict[s
             )
             .join(Study, Study.id == Instance.study_id)
             .where(
-                Instance.sop_instance_uid.in_(sop_instance_uids[start : start + 500]),
+                Instance.sop_instance_uid.in_(sop_instance_uids[start : start + MOST_AT_ONCE]),
                 Study.purged_at.is_(None),
                 ~deleted_images.is_deleted(),
             )

@@ -67,6 +67,7 @@ class Study(Base):
     attempts: claims of the present revision since it was complete or an admin asked again.
     routing: what the routing rules decided for the present revision; None for no restriction.
     verdict: `store.verdicts.verdict_text` of the newest screening; None before the first.
+    commitment_asked_at: when a sender last asked us to keep images of it (PS3.4 J), and may have deleted its own.
     """
 
     __tablename__ = "studies"
@@ -97,6 +98,7 @@ class Study(Base):
     purged_at: Mapped[datetime | None]
     routing: Mapped[dict[str, Any] | None]
     verdict: Mapped[str | None] = mapped_column(String(32))
+    commitment_asked_at: Mapped[datetime | None]
 
 
 class Series(Base):

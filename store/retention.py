@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,6 +18,19 @@ DONE_WITH = (StudyState.DELIVERED, StudyState.SKIPPED)
 
 
 @dataclass(frozen=True)
+class Expiry:
+    """Whose images may go: those of studies in `states` since before `before`.
+
+    promised: also of studies that a sender has asked commitment for. why: said in their accounts, beside the state.
+    """
+
+    before: datetime
+    states: tuple[StudyState, ...] = DONE_WITH
+    promised: bool = True
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class ExpiredStudy:
     """A study whose images may go. paths: of its instances, results: of its result objects, which stay so that they
     can be sent again and compared with; all relative to the storage folder.
@@ -30,40 +42,27 @@ class ExpiredStudy:
     results: tuple[str, ...] = ()
 
 
-def expired_studies(
-    session: Session, before: datetime, *, states: Collection[StudyState] = DONE_WITH, limit: int = 100
-) -> list[int]:
-    """Numbers of studies in `states` since before that time that still have their images, the oldest first."""
+def expired_studies(session: Session, expiry: Expiry, limit: int = 100) -> list[int]:
+    """Numbers of studies that still have images and may lose them, the oldest first."""
     return list(
         session.scalars(
-            select(Study.id)
-            .where(*_expired(before, states))
-            .order_by(Study.changed_at, Study.id)
-            .limit(limit)
+            select(Study.id).where(*_expired(expiry)).order_by(Study.changed_at, Study.id).limit(limit)
         )
     )
 
 
-def begin_purge(
-    session: Session,
-    study_id: int,
-    before: datetime,
-    now: datetime,
-    *,
-    states: Collection[StudyState] = DONE_WITH,
-    why: str = "",
-) -> ExpiredStudy | None:
+def begin_purge(session: Session, study_id: int, expiry: Expiry, now: datetime) -> ExpiredStudy | None:
     """Record that the images of a study are deleted, and say which files those are.
 
-    None where it is not expired any more. why: beside its state, for its account. The files are deleted after the
-    commit: killed in between, they are left over, never missed.
+    None where it is not expired any more. The files are deleted after the commit: killed in between, they are left
+    over, never missed.
     """
     study = ledger.locked_study(session, study_id)
-    if session.scalar(select(Study.id).where(Study.id == study_id, *_expired(before, states))) is None:
+    if session.scalar(select(Study.id).where(Study.id == study_id, *_expired(expiry))) is None:
         return None
     study.purged_at = now
     said = f"images deleted, {study.state.value} since {study.changed_at:%Y-%m-%d}"
-    ledger.remark(session, study, who=WHO, why=f"{said}: {why}" if why else said, now=now)
+    ledger.remark(session, study, who=WHO, why=f"{said}: {expiry.why}" if expiry.why else said, now=now)
     paths = session.scalars(select(Instance.path).where(Instance.study_id == study_id))
     results = session.scalars(
         select(Result.path)
@@ -98,14 +97,15 @@ def purges_since(session: Session, since: datetime) -> int:
     return session.scalar(query) or 0
 
 
-def _expired(before: datetime, states: Collection[StudyState]) -> tuple[ColumnElement[bool], ...]:
+def _expired(expiry: Expiry) -> tuple[ColumnElement[bool], ...]:
     """What holds of a study whose images may go: images that came after its end are as good as new, too."""
     underway = select(Delivery.id).where(Delivery.study_id == Study.id, Delivery.state.in_(UNDERWAY))
     return (
-        Study.state.in_(states),
+        Study.state.in_(expiry.states),
         Study.purged_at.is_(None),
-        Study.changed_at < before,
-        Study.last_received_at < before,
+        Study.changed_at < expiry.before,
+        Study.last_received_at < expiry.before,
         ~underway.exists(),
         ~uploads.is_held(),
+        *(() if expiry.promised else (Study.commitment_asked_at.is_(None),)),
     )

@@ -17,8 +17,9 @@ from scp import retention as purging
 from scp.policy import RetentionPolicy
 from scp.retention import Retention
 from scp.spool import Spool
-from store import ledger, receipts, retention
+from store import commitment, ledger, receipts, retention
 from store.models import Study, Transition
+from store.receipts import Peer
 from store.states import StudyState
 
 MakeCT = Callable[..., Dataset]
@@ -92,6 +93,29 @@ def test_the_oldest_of_what_is_done_with_makes_room(start_listener, ct: MakeCT) 
     with listener.database.read() as session:
         said = session.scalars(select(Transition.why).where(Transition.who == retention.WHO)).all()
     assert all(why.endswith(": the room was needed") for why in said)
+
+
+def test_what_a_sender_asked_commitment_for_makes_no_room(start_listener, ct: MakeCT) -> None:
+    listener = start_listener()
+    now = datetime.now(UTC)
+    for number in (1, 2):
+        image = ct(number, study=f"1.2.{number}")
+        assert listener.send(image) == [0]
+        end_as(listener, f"1.2.{number}", StudyState.SKIPPED, at=now - timedelta(days=9 - number))
+        if number == 1:
+            with listener.database.write() as session:
+                commitment.record_request(
+                    session,
+                    transaction_uid="1.2.3.4",
+                    peer=Peer("CT1", "127.0.0.1"),
+                    references=[(image.SOPClassUID, image.SOPInstanceUID), ("1.2", "1.2.3.9")],
+                    report_at=now,
+                    now=now,
+                )
+    disk = SmallDisk(listener.storage)
+    assert retention_of(listener, disk, room_bytes=4).make_room(now).studies == 1
+    assert purged(listener) == ["1.2.2"], "the sender may have deleted its own of 1.2.1"
+    assert retention_of(listener, disk, keep_done=KEEP).purge(now + KEEP).studies == 1, "age is another matter"
 
 
 def test_no_more_goes_than_room_is_needed(start_listener, ct: MakeCT) -> None:

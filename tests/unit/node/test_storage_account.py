@@ -14,6 +14,7 @@ from node.storage_account import deletion_rule
 from store import ledger, retention
 from store.database import open_database
 from store.migrations import upgrade
+from store.retention import Expiry
 from store.states import StudyState
 
 NOW = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
@@ -50,7 +51,7 @@ def test_what_was_deleted_in_the_last_week_is_counted(tmp_path: Path) -> None:
         ledger.change_state(session, study, StudyState.SKIPPED, who="t", why="t", now=NOW)
         session.flush()
         later = NOW + timedelta(days=1)
-        assert retention.begin_purge(session, study.id, later, later) is not None
+        assert retention.begin_purge(session, study.id, Expiry(later), later) is not None
     here = StorageConfiguration(path=tmp_path)
     told = node_status(database, later, here).data["storage"]
     assert told["deleted_studies"] == 1

@@ -30,6 +30,7 @@ from store.priorities import Priority
 from store.receipts import Outcome, Peer, ReceivedInstance
 from store.repeated_receipts import RepeatedReceipts
 from store.results import ResultObject
+from store.retention import Expiry
 from store.states import IllegalTransition, StudyState
 
 STUDY = "1.2.3"
@@ -570,22 +571,22 @@ def test_the_short_way_is_closed_where_there_is_something_to_decide(life: Life) 
 def test_only_delivered_studies_of_enough_age_lose_their_images(received_study: Life) -> None:
     later = received_study.now + timedelta(days=8)
     with received_study.database.read() as session:
-        assert retention.expired_studies(session, later) == []
+        assert retention.expired_studies(session, Expiry(later)) == []
     received_study.complete()
     received_study.finish(received_study.claim())
     with received_study.database.read() as session:
-        assert retention.expired_studies(session, later) == []
+        assert retention.expired_studies(session, Expiry(later)) == []
     received_study.deliver_all()
     with received_study.database.write() as session:
-        assert retention.expired_studies(session, received_study.now) == []
-        (study_id,) = retention.expired_studies(session, later)
-        assert retention.begin_purge(session, study_id, received_study.now, later) is None
-        expired = retention.begin_purge(session, study_id, later, later)
+        assert retention.expired_studies(session, Expiry(received_study.now)) == []
+        (study_id,) = retention.expired_studies(session, Expiry(later))
+        assert retention.begin_purge(session, study_id, Expiry(received_study.now), later) is None
+        expired = retention.begin_purge(session, study_id, Expiry(later), later)
         assert expired is not None
         assert expired.paths == (an_instance(1).path,)
         assert expired.results, "result objects stay, and are named so that nothing else does"
         assert retention.purged_among(session, [*expired.paths, "other"]) == set(expired.paths)
-        assert retention.begin_purge(session, study_id, later, later) is None
+        assert retention.begin_purge(session, study_id, Expiry(later), later) is None
     with (
         received_study.database.write() as session,
         pytest.raises(admin.NothingToDo, match="its images were deleted; send it again"),
@@ -670,8 +671,8 @@ def purged_study(life: Life) -> Life:
     life.deliver_all()
     later = life.now + timedelta(days=8)
     with life.database.write() as session:
-        (study_id,) = retention.expired_studies(session, later)
-        assert retention.begin_purge(session, study_id, later, later) is not None
+        (study_id,) = retention.expired_studies(session, Expiry(later))
+        assert retention.begin_purge(session, study_id, Expiry(later), later) is not None
     return life
 
 
@@ -702,8 +703,8 @@ def test_what_was_skipped_before_it_was_complete_is_screened_when_it_has_come_ag
     ask(life, "skip", why="by mistake")
     later = life.now + timedelta(days=8)
     with life.database.write() as session:
-        (study_id,) = retention.expired_studies(session, later)
-        assert retention.begin_purge(session, study_id, later, later) is not None
+        (study_id,) = retention.expired_studies(session, Expiry(later))
+        assert retention.begin_purge(session, study_id, Expiry(later), later) is not None
     with pytest.raises(admin.NothingToDo, match="its images were deleted"):
         ask(life, "retry")
     assert life.receive(1, at=later).outcome is Outcome.IDENTICAL
@@ -719,10 +720,10 @@ def test_images_of_a_failed_study_stay_while_an_earlier_result_is_on_its_way(scr
     held = screened_study.claim()
     with screened_study.database.write() as session:
         claims.fail(session, held, why="damaged", now=screened_study.now)
-        assert retention.expired_studies(session, later, states=[StudyState.FAILED]) == []
+        assert retention.expired_studies(session, Expiry(later, (StudyState.FAILED,))) == []
     screened_study.deliver_all()
     with screened_study.database.read() as session:
-        assert len(retention.expired_studies(session, later, states=[StudyState.FAILED])) == 1
+        assert len(retention.expired_studies(session, Expiry(later, (StudyState.FAILED,)))) == 1
 
 
 def test_other_content_takes_the_place_of_what_is_gone_in_its_own_study_alone(purged_study: Life) -> None:
