@@ -6,10 +6,10 @@ from collections.abc import Callable
 from datetime import datetime
 
 import structlog
-from sqlalchemy.exc import OperationalError
 
 from engine.engine_cache import EngineRecord
 from store import engines
+from store.connection import STORE_AWAY
 from store.database import Database
 from store.engines import EngineNews
 
@@ -25,9 +25,7 @@ def engine_reporter(database: Database, clock: Callable[[], datetime]) -> Callab
         try:
             with database.write() as session:
                 engines.note(session, news, clock())
-        except (
-            OperationalError
-        ) as error:  # a build does not fail for it: what became of it is in the cache too
+        except STORE_AWAY as error:  # a build does not fail for it: what became of it is in the cache too
             log.warning(
                 "the store does not know of this engine yet", engine=news.name, why=type(error).__name__
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from engine.errors import DeviceLost, NotScreenable, RunnerFailed, Undecodable
@@ -31,6 +31,7 @@ from reporting.delivery.loop import Stop
 from reporting.rendering import render_overview
 from store import claims, results
 from store.claims import Claim, LeaseLost
+from store.connection import STORE_AWAY
 from store.database import Database
 from store.object_folder import ObjectStoreAway
 from store.priorities import Priority
@@ -71,7 +72,7 @@ class Worker:
                 try:
                     if not self.work_one(stop):
                         bell.wait(stop, poll_seconds)
-                except OperationalError as error:
+                except STORE_AWAY as error:
                     self._database_away(error)
                     stop.wait(AWAY_SECONDS)
 
@@ -116,7 +117,7 @@ class Worker:
             self._end(claims.skip, claim, str(error), stop)
         except Undecodable as error:
             self._end(claims.fail, claim, str(error), stop)
-        except OperationalError as error:
+        except STORE_AWAY as error:
             if stop.is_set():
                 raise
             self._try_again(claim, f"the database was away: {type(error).__name__}", stop)
@@ -242,19 +243,20 @@ class Worker:
     def _change(self, change: Callable[[Session], None], stop: Stop) -> None:
         """Change the store; while the database is away, again and again, so that no finished work is lost.
 
-        Told to stop it gives up, and the study's lease runs out. Raises LeaseLost, sqlalchemy.exc.OperationalError.
+        Told to stop it gives up, and the study's lease runs out. Raises LeaseLost and
+        what `store.connection.STORE_AWAY` names.
         """
         while True:
             try:
                 with self.database.write() as session:
                     change(session)
                 return
-            except OperationalError as error:
+            except STORE_AWAY as error:
                 self._database_away(error)
                 if stop.wait(AWAY_SECONDS):
                     raise
 
-    def _database_away(self, error: OperationalError) -> None:
+    def _database_away(self, error: DBAPIError) -> None:
         log.error("database does not answer: waiting for it", why=" ".join(str(error.orig).split())[:200])
 
     @contextmanager

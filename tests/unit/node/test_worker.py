@@ -12,6 +12,7 @@ from typing import Any
 import pydicom
 import pytest
 from clocks import Clock
+from sqlalchemy import update
 from tiny_packages import SYSTEMS, write_package
 
 from engine.errors import DeviceLost, NotScreenable, RunnerFailed, Undecodable
@@ -25,7 +26,8 @@ from scp.retention import Retention
 from scp.spool import Spool
 from store import admin, claims, ledger, queries, receipts, revisions
 from store.database import Database
-from store.states import StudyState
+from store.models import Delivery
+from store.states import DeliveryState, StudyState
 
 LEASE = timedelta(seconds=WorkerConfiguration().lease_seconds)
 
@@ -165,6 +167,7 @@ def test_pictures_go_with_the_images_and_results_stay(
     bench.work_one(casework)
     with bench.database.write() as session:
         study = ledger.locked_study_by_uid(session, uid)
+        session.execute(update(Delivery).values(state=DeliveryState.DELIVERED))
         ledger.change_state(session, study, StudyState.DELIVERED, who="t", why="t", now=bench.clock())
     written = {path.suffix for path in (bench.storage / "outbox").rglob("*.*")}
     assert written == {".dcm", ".png", ".zip"}
