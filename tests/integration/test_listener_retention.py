@@ -115,7 +115,9 @@ def test_what_a_sender_asked_commitment_for_makes_no_room(start_listener, ct: Ma
     disk = SmallDisk(listener.storage)
     assert retention_of(listener, disk, room_bytes=4).make_room(now).studies == 1
     assert purged(listener) == ["1.2.2"], "the sender may have deleted its own of 1.2.1"
-    assert retention_of(listener, disk, keep_done=KEEP).purge(now + KEEP).studies == 1, "age is another matter"
+    assert retention_of(listener, disk, keep_done=KEEP).purge(now + KEEP).studies == 1, (
+        "age is another matter"
+    )
 
 
 def test_no_more_goes_than_room_is_needed(start_listener, ct: MakeCT) -> None:
