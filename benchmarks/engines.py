@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pydicom
 import torch
 import yaml
@@ -320,27 +322,27 @@ def _row(work: Work, name: str, timed: Timed, base: Timed) -> str:
 
 
 @dataclass(frozen=True)
-class Study:
-    """One run of `lungnode screen`: seconds of each stage, of the process as a whole, and its peak memory, GiB."""
+class Ran:
+    """A command's seconds of wall clock and of processor time, and the most memory of one of its processes, GiB."""
 
-    stages: dict[str, float]
     whole: float
     processor: float
     peak: float
 
 
-def screened(folder: Path, models: list[Path], threads: int, out: Path) -> Study:
-    """Screen a folder in a process of its own."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "findings.json").unlink(missing_ok=True)
-    configuration = out / "config.yaml"
-    configuration.write_text(
-        yaml.safe_dump({"models": [str(path) for path in models], "screening": {"threads": threads}})
-    )
-    command = [str(Path(sys.executable).with_name("lungnode")), "screen", str(folder), "--out", str(out)]
+@dataclass(frozen=True)
+class Study:
+    """One run of `lungnode screen`, with the seconds of each stage."""
+
+    stages: dict[str, float]
+    ran: Ran
+
+
+def lungnode(*arguments: str) -> Ran:
+    """Run a command of `lungnode` in a process of its own."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        [*command, "--config", str(configuration)], cwd=ROOT, stdout=subprocess.DEVNULL
+        [str(Path(sys.executable).with_name("lungnode")), *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
     )
     peak = 0.0
     while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
@@ -350,15 +352,35 @@ def screened(folder: Path, models: list[Path], threads: int, out: Path) -> Study
     _, status, used = ended
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"lungnode screen ended with {process.returncode}")
-    stages = json.loads((out / "findings.json").read_text())["timings_s"]
-    return Study(stages, whole, used.ru_utime + used.ru_stime, peak)
+        raise SystemExit(f"lungnode {arguments[0]} ended with {process.returncode}")
+    return Ran(whole, used.ru_utime + used.ru_stime, peak)
 
 
 def _peak_gib(pid: int) -> float:
-    """The most memory that a process has had; its rusage would count that of the process that made it."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next((int(x.split()[1]) / 2**20 for x in status.splitlines() if x.startswith("VmHWM")), 0.0)
+    """The most memory that a process, or one that it started, has had; rusage would count that of who made it."""
+    peaks = [0.0]
+    with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        for one in (pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))):
+            status = Path(f"/proc/{one}/status").read_text().splitlines()
+            peaks += [int(line.split()[1]) / 2**20 for line in status if line.startswith("VmHWM")]
+    return max(peaks)
+
+
+def configured(folder: Path, models: list[Path], threads: int) -> str:
+    """A configuration with an engine cache of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    screening = {"threads": threads, "engine_cache": str(folder / "engines")}
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump({"models": [str(path) for path in models], "screening": screening}))
+    return str(file)
+
+
+def screened(folder: Path, configuration: str, out: Path) -> Study:
+    """Screen a folder with the engines that there are."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "findings.json").unlink(missing_ok=True)
+    ran = lungnode("screen", str(folder), "--out", str(out), "--config", configuration)
+    return Study(json.loads((out / "findings.json").read_text())["timings_s"], ran)
 
 
 def study_rows(arguments: argparse.Namespace, work_folder: Path) -> list[str]:
@@ -372,12 +394,16 @@ def study_rows(arguments: argparse.Namespace, work_folder: Path) -> list[str]:
         ("full size, random weights, segmented", full, fewer, 1, "peak < 4 GiB"),
     ):
         folder = _phantom(work_folder / f"phantom-{slices}", slices)
-        runs = [screened(folder, models, arguments.threads, work_folder / "screened") for _ in range(rounds)]
+        here = work_folder / f"screened-{slices}"
+        configuration = configured(here, models, arguments.threads)
+        built = lungnode("engines", "build", "--config", configuration)
+        runs = [screened(folder, configuration, here) for _ in range(rounds)]
         run = sorted(runs, key=lambda r: sum(r.stages.values()))[len(runs) // 2]
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in run.stages.items())
+        ran, peak = run.ran, max(r.ran.peak for r in runs)
         rows.append(
-            f"| {name} | {slices} | {sum(run.stages.values()):.1f} | {run.whole:.1f} | {run.processor:.1f} "
-            f"| {max(r.peak for r in runs):.2f} | {aim} | {stages} |"
+            f"| {name} | {built.whole:.0f} ({built.peak:.2f} GiB) | {slices} | {sum(run.stages.values()):.1f} "
+            f"| {ran.whole:.1f} | {ran.processor:.1f} | {peak:.2f} | {aim} | {stages} |"
         )
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -441,7 +467,8 @@ def report(arguments: argparse.Namespace) -> str:
     ]
     if studies:
         columns = (
-            "| study (phantom) | slices | stages s | process s | processor s | peak GiB | aim | stages |"
+            "| study (phantom) | engines built, s (peak) | slices | stages s | process s | processor s "
+            "| peak GiB | aim | stages |"
         )
         tables.append((columns, studies))
     lines = [head]

@@ -38,7 +38,7 @@ def open_runner(
     if options.device == "torch":
         return ChosenRunner(_torch(package, options), "torch, as configured")
     if options.engines is None:
-        return ChosenRunner(OpenVINORunner(package, options), "OpenVINO from ONNX: no engines are configured")
+        return ChosenRunner(OpenVINORunner(package, options), "OpenVINO from ONNX, without built engines")
     wanted = _BACKENDS if options.device == "auto" else (options.device,)
     reasons: list[str] = []
     for backend in wanted:
