@@ -123,7 +123,7 @@ def test_one_that_is_gone_for_twelve_hours(desk: Desk, pacs_with: PACSWith) -> N
     while desk.clock().timestamp() < end:
         desk.deliver(AWAY)
         desk.clock.forward(900)
-    waits(desk, "no association", "after 48 attempts")
+    waits(desk, "no association", "attempts: 48")
     assert all(line.state is DeliveryState.PENDING for line in desk.deliveries)
     arrives(desk, pacs_with(CLASSES).peer)
 
