@@ -168,7 +168,8 @@ def _opened(configuration: Configuration, report: Report) -> Caseworks:
 
 def processor_casework(configuration: Configuration, casework: Casework) -> Callable[[], Casework] | None:
     """Opens, once, the casework that does without a GPU; None where no GPU is in use or one is asked for by name."""
-    on_gpu = any("TensorRT" in words for words in casework.executor.descriptions.values())
+    descriptions = casework.executor.descriptions.values()
+    on_gpu = any("TensorRT" in words or "cuda" in words for words in descriptions)
     if configuration.screening.device != "auto" or not on_gpu:
         return None
     screening = configuration.screening.model_copy(update={"device": "openvino"})

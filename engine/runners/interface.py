@@ -32,7 +32,8 @@ class EngineOptions:
 class RunnerOptions:
     """How the graphs are run.
 
-    device: auto takes TensorRT where it works and engines are configured, else OpenVINO; torch is the reference.
+    device: auto takes TensorRT where it works and engines are configured, else torch where that has a GPU, else
+    OpenVINO; torch is the reference.
     precision: auto takes the fastest that passes verification (with `engines`); without them nothing is verified, so
     that it is f32. threads: 0 leaves it to the backend (all cores). batch: slices per call, which a
     runner may divide into several (`engine.slices_per_call`).

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.backends import WantedEngine
 from engine.errors import RunnerFailed
@@ -26,8 +27,9 @@ from engine.slices_per_call import MOST, for_calls, joined, pieces
 
 DEVICE = "CPU"
 
-_HEADER = 8
-"""Bytes in front of the exported model that name its precision: OpenVINO settles that anew at each import."""
+_HEADER = 64
+"""Bytes in front of the exported model that name its precision, which OpenVINO settles anew at each import. As many as
+a cache line has: weights are used where they lie in the file, and lie there aligned to the model's begin."""
 
 MOST_STREAMS = 4
 """Batches that are computed at once. A stream on one core waits for nobody, but each has its own memory."""
@@ -40,10 +42,14 @@ SLICES = "hu"
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A compiled graph: a request for each stream, and of how many slices each call is; None: of any number."""
+    """A compiled graph: a request for each stream, and of how many slices each call is; None: of any number.
+
+    content: what its weights lie in, to be kept as long as it is used.
+    """
 
     requests: tuple[Any, ...]
     slices: int | None
+    content: npt.NDArray[np.uint8] | None
 
 
 class OpenVINORunner:
@@ -118,26 +124,27 @@ class OpenVINORunner:
 
     def _open(self, graph: str) -> _Opened:
         try:
-            compiled = self._compiled(graph)
+            compiled, content = self._compiled(graph)
             count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
             requests = tuple(compiled.create_infer_request() for _ in range(count))
         except RuntimeError as error:
             raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
         first = compiled.input(0).get_partial_shape()[0]
         known = _of_slices(self._package, compiled) and first.is_static
-        self._opened[graph] = _Opened(requests, first.get_length() if known else None)
+        self._opened[graph] = _Opened(requests, first.get_length() if known else None, content)
         return self._opened[graph]
 
-    def _compiled(self, graph: str) -> Any:
+    def _compiled(self, graph: str) -> tuple[Any, npt.NDArray[np.uint8] | None]:
+        """The compiled graph, and the file that it lies in: mapped, so that weights are its pages and no copies."""
         if graph in self._engines:
-            content = self._engines[graph].read_bytes()
-            precision, blob = content[:_HEADER].decode().strip(), BytesIO(content[_HEADER:])
-            return self._core.import_model(blob, DEVICE, _settings(precision, self._threads, self._at_once))
-        return self._core.compile_model(
-            _for_calls(_read(self._core, self._package, graph), self._package, self._batch),
-            DEVICE,
-            _settings(self._precision, self._threads, self._at_once),
-        )
+            content = np.asarray(np.memmap(self._engines[graph], np.uint8, "c"))
+            precision = content[:_HEADER].tobytes().decode().strip()
+            settings = _settings(precision, self._threads, self._at_once)
+            blob = ov.Tensor(content[_HEADER:], shared_memory=True)
+            return self._core.import_model(blob, DEVICE, settings), content
+        model = _for_calls(_read(self._core, self._package, graph), self._package, self._batch)
+        settings = _settings(self._precision, self._threads, self._at_once)
+        return self._core.compile_model(model, DEVICE, settings), None
 
 
 def _read(core: Any, package: ModelPackage, graph: str) -> ov.Model:

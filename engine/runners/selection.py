@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from engine.accelerators import gpu_models
 from engine.builder import open_builder
 from engine.engine_cache import EngineRecord
 from engine.errors import RunnerFailed
@@ -15,8 +16,7 @@ from engine.runners.openvino_runner import OpenVINORunner
 
 Report = Callable[[EngineRecord], None]
 
-_BACKENDS: tuple[Literal["tensorrt", "openvino"], ...] = ("tensorrt", "openvino")
-"""What `auto` tries, the fastest first."""
+Built = Literal["tensorrt", "openvino"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +36,18 @@ def open_runner(
     engines are verified against. Raises RunnerFailed.
     """
     if options.device == "torch":
-        return ChosenRunner(_torch(package, options), "torch, as configured")
+        device = "cuda" if gpu_models() else "cpu"
+        return ChosenRunner(_torch(package, options, device), "torch, as configured")
     if options.engines is None:
         return ChosenRunner(OpenVINORunner(package, options), "OpenVINO from ONNX, without built engines")
-    wanted = _BACKENDS if options.device == "auto" else (options.device,)
+    wanted = _candidates() if options.device == "auto" else (options.device,)
     reasons: list[str] = []
     for backend in wanted:
         try:
-            runner = _built(package, options, options.engines, backend, report)
+            if backend == "torch":
+                runner = _torch(package, replace(options, precision="f32"), "cuda")
+            else:
+                runner = _built(package, options, options.engines, backend, report)
         except RunnerFailed as error:
             reasons.append(f"not {backend}: {error}")
         else:
@@ -54,21 +58,26 @@ def open_runner(
     return ChosenRunner(reference, "; ".join(["OpenVINO from ONNX in f32", *reasons]))
 
 
-def _torch(package: ModelPackage, options: RunnerOptions) -> Runner:
+def _candidates() -> tuple[Built | Literal["torch"], ...]:
+    """What `auto` tries, the fastest first. torch is loaded only where there is a GPU for it."""
+    return ("tensorrt", "torch", "openvino") if gpu_models() else ("tensorrt", "openvino")
+
+
+def _torch(package: ModelPackage, options: RunnerOptions, device: str) -> Runner:
     try:
         from engine.runners.torch_runner import TorchRunner
     except ImportError as error:
         raise RunnerFailed(
             f"device torch needs the train extra ({error}): pip install lungnode[train]"
         ) from error
-    return TorchRunner(package, options)
+    return TorchRunner(package, options, device)
 
 
 def _built(
     package: ModelPackage,
     options: RunnerOptions,
     engines: EngineOptions,
-    backend: Literal["tensorrt", "openvino"],
+    backend: Built,
     report: Report,
 ) -> Runner:
     builder = open_builder(replace(engines, backend=backend), report)

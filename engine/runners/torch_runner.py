@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from engine.errors import RunnerFailed
+from engine.errors import DeviceLost, OutOfDeviceMemory, RunnerFailed
 from engine.packages import ModelPackage
 from engine.runners.interface import Results, RunnerOptions, Tensors
 from engine.runners.torch_operators import OPERATORS
@@ -57,7 +57,7 @@ class TorchRunner:
                 outputs = loaded.run(values)
             return {name: _to_numpy(x) for name, x in outputs.items()}
         except (RuntimeError, NotImplementedError, OSError, KeyError, onnx.checker.ValidationError) as error:
-            raise RunnerFailed(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
+            raise _fault(error)(f"graph {graph} of {self._package.metadata.name} failed: {error}") from error
 
     def run_each(self, graph: str, inputs: Iterable[Tensors]) -> Iterator[Results]:
         """See `engine.runners.interface.Runner`: one after the other."""
@@ -74,6 +74,13 @@ class TorchRunner:
     def _loaded(self, graph: str) -> _Graph:
         self._graphs[graph] = _load(str(self._package.graph_path(graph)), self._device)
         return self._graphs[graph]
+
+
+def _fault(error: Exception) -> type[RunnerFailed]:
+    """What a fault is to the caller. After "CUDA error" the context is unusable for the rest of the process."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfDeviceMemory
+    return DeviceLost if "CUDA error" in str(error) else RunnerFailed
 
 
 @dataclass(frozen=True)

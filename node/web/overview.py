@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import psutil
 from starlette.responses import Response
 
+from engine.accelerators import gpu_models
 from node.web.site import Site, Visit
 from store import engines, overview, processes, queries
 from store.engines import EngineState
@@ -23,7 +23,6 @@ from store.states import StudyState
 RATE_MINUTES = 5
 REFUSALS = 5
 """So many of the newest refusals are shown."""
-GPU_DRIVER = Path("/proc/driver/nvidia/gpus")
 SILENT = timedelta(seconds=60)
 """A process that has not been heard of for this long is shown as silent."""
 
@@ -119,14 +118,8 @@ def machine(site: Site) -> Machine:
         disk_free=usage.free,
         disk_total=usage.total,
         disk_reserve=site.configuration.storage.reserve_mb * 2**20,
-        accelerators=accelerators(GPU_DRIVER),
+        accelerators=gpu_models(),
     )
-
-
-def accelerators(driver: Path) -> tuple[str, ...]:
-    """The models that NVIDIA's driver tells of, without loading anything on them."""
-    lines = (line for path in sorted(driver.glob("*/information")) for line in path.read_text().splitlines())
-    return tuple(line.partition(":")[2].strip() for line in lines if line.startswith("Model:"))
 
 
 def show(visit: Visit) -> Response:

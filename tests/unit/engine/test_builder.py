@@ -15,7 +15,7 @@ from engine import builder as building
 from engine.backends import WantedEngine, backend_named
 from engine.builder import BuiltContent, EngineBuilder, build_in_child, list_engines, verify_engines
 from engine.engine_cache import EngineCache, EngineRecord, write_atomically
-from engine.errors import RunnerFailed
+from engine.errors import DeviceLost, OutOfDeviceMemory, RunnerFailed
 from engine.packages import JCSMetadata, ModelPackage, read_package
 from engine.recipes import Recipe, RecipeInvalid, Tolerance, read_recipe
 from engine.runners.interface import EngineOptions, Precision, RunnerOptions
@@ -240,6 +240,60 @@ def test_auto_falls_back_to_openvino_and_says_why(package, recipe, tmp_path: Pat
     assert "classify bf16, segment bf16" in chosen.runner.description
     with pytest.raises(RunnerFailed, match="no driver"):
         open_runner(package, RunnerOptions(engines=EngineOptions(tmp_path, RECIPES), device="tensorrt"))
+
+
+def test_auto_takes_torch_for_a_gpu_without_tensorrt(package, recipe, tmp_path: Path, monkeypatch) -> None:
+    torch_runner = pytest.importorskip("engine.runners.torch_runner")
+    monkeypatch.setattr("engine.runners.selection.gpu_models", lambda: ("a GPU",))
+
+    def open_builder(options: EngineOptions, report) -> EngineBuilder:
+        if options.backend == "tensorrt":
+            raise RunnerFailed("no tensorrt")
+        return make(recipe, tmp_path, FakeBuild(bf16=GOOD))
+
+    monkeypatch.setattr("engine.runners.selection.open_builder", open_builder)
+    options = RunnerOptions(engines=EngineOptions(tmp_path, RECIPES))
+    chosen = open_runner(package, options)
+    assert chosen.reason == "openvino; not tensorrt: no tensorrt; not torch: torch finds no CUDA device"
+
+    opened = []
+
+    class WithCUDA(torch_runner.TorchRunner):
+        def __init__(self, package: ModelPackage, options: RunnerOptions, device: str) -> None:
+            opened.append((device, options.precision))
+
+    monkeypatch.setattr("engine.runners.torch_runner.TorchRunner", WithCUDA)
+    assert open_runner(package, options).reason == "torch; not tensorrt: no tensorrt"
+    assert (
+        open_runner(package, RunnerOptions(device="torch", precision="f16")).reason == "torch, as configured"
+    )
+    assert opened == [("cuda", "f32"), ("cuda", "f16")]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("OutOfMemoryError", OutOfDeviceMemory),
+        ("CUDA error: an illegal memory access was encountered", DeviceLost),
+        ("sizes do not match", RunnerFailed),
+    ],
+)
+def test_faults_of_torch_on_a_gpu_are_told_apart(
+    package, monkeypatch, error: str, kind: type[Exception]
+) -> None:
+    torch = pytest.importorskip("torch")
+    from engine.runners.torch_runner import TorchRunner
+
+    runner = TorchRunner(package, RunnerOptions())
+    raised = torch.OutOfMemoryError(error) if error == "OutOfMemoryError" else RuntimeError(error)
+
+    def fails(graph: str) -> None:
+        raise raised
+
+    monkeypatch.setattr(runner, "_loaded", fails)
+    with pytest.raises(RunnerFailed) as caught:
+        runner.run("classify", {"hu": np.zeros((1, 8, 8), dtype=np.int16)})
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(
