@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -42,10 +42,14 @@ def graphs_of(size: str) -> dict[str, dict[str, ServingGraph]]:
         pixels = (224, 256, 256)
     for network in (classifier, segmenter, slices, patient):
         _settle(network)
-    with (
-        torch.no_grad()
-    ):  # features are not negative: so every slice is ill, and no probability is rounded to 0
+    with torch.no_grad():
+        # Features are not negative: so every slice is ill, and no probability is rounded to 0
         classifier.fc.weight.abs_()[0].neg_()
+        # No pixel is near one half, where noise would decide, and an engine in bfloat16 be refused for it
+        sides = segmenter.segmenter.sides if isinstance(segmenter, JCSJoint) else segmenter.sides
+        side = cast(nn.Conv2d, cast(nn.ModuleList, sides)[0])
+        nn.init.constant_(side.weight, 0)
+        nn.init.constant_(cast(nn.Parameter, side.bias), -20)
     return {
         "jcs": {
             "classify": JCSClassifyGraph(classifier, pixels[0]),
