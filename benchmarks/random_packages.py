@@ -47,7 +47,7 @@ def graphs_of(size: str) -> dict[str, dict[str, ServingGraph]]:
         classifier.fc.weight.abs_()[0].neg_()
         # No pixel is near one half, where noise would decide, and an engine in bfloat16 be refused for it
         sides = segmenter.segmenter.sides if isinstance(segmenter, JCSJoint) else segmenter.sides
-        side = cast(nn.Conv2d, cast(nn.ModuleList, sides)[0])
+        side = cast(nn.Conv2d, sides[0])
         nn.init.constant_(side.weight, 0)
         nn.init.constant_(cast(nn.Parameter, side.bias), -20)
     return {
