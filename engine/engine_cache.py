@@ -73,7 +73,9 @@ class EngineCache:
             return None
         return record
 
-    def put(self, key: EngineKey, content: bytes, seconds: float, checks: tuple[str, ...]) -> EngineRecord:
+    def put(
+        self, key: EngineKey, content: bytes | memoryview, seconds: float, checks: tuple[str, ...]
+    ) -> EngineRecord:
         """Store a built and verified engine."""
         write_atomically(self.engine_path(key), content)
         digest = hashlib.sha256(content).hexdigest()
@@ -121,7 +123,7 @@ class EngineCache:
         return self.folder / f"{key.stem}.json"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all, also after a power loss."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
