@@ -57,9 +57,8 @@ def build_in_child(job: BuildJob, timeout_s: float) -> BuiltContent:
         if child.returncode:
             raise RunnerFailed(_last_line(child.stderr) or f"the build ended with code {child.returncode}")
         checks = tuple(OutputCheck(**check) for check in json.loads(child.stdout.splitlines()[-1]))
-        with output.open(
-            "rb"
-        ) as file:  # mapped: at full size it is nearly a gigabyte, beside what screens meanwhile
+        # Mapped, not read: at full size it is nearly a gigabyte, beside what screens meanwhile
+        with output.open("rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         return BuiltContent(content, checks)
 

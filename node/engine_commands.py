@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from node.command_options import ConfigOption, JsonOption, read_configuration, s
 
 if TYPE_CHECKING:
     from engine.engine_cache import EngineRecord
+    from node.casework import Casework
+    from node.configuration import Configuration
 
 engines = typer.Typer(
     no_args_is_help=True, help="Engines built from the model packages, and their verification."
@@ -99,7 +102,20 @@ def engines_verify(configuration: ConfigOption = None, as_json: JsonOption = Fal
         raise typer.Exit(1)
 
 
-def told(record: EngineRecord) -> None:
+def open_casework_of_command(settings: Configuration) -> Casework:
+    """What a command screens with; it tells of engines that it has to build, and leaves them to the services.
+
+    Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed.
+    """
+    from node.casework import open_casework
+    from node.data_owner import as_owner_of
+
+    is_here = settings.screening.executor == "local"
+    with as_owner_of(settings.screening.engine_cache) if is_here else nullcontext():
+        return open_casework(settings, ("seg", "gsps", "pm", "sr"), _told)
+
+
+def _told(record: EngineRecord) -> None:
     """Say on standard error that an engine is built or was refused, so that whoever waits for it knows what for."""
     if record.state != "ready":
         typer.echo(_line(record), err=True)

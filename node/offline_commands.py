@@ -78,14 +78,13 @@ def screen(
 
     [bold]Example:[/bold] lungnode screen ct/ --out results/
     """
-    from node.casework import open_casework
-    from node.engine_commands import told
+    from node.engine_commands import open_casework_of_command
     from node.offline import dicom_candidates, screen_folder
     from node.verdicts import verdict_lines
 
     settings = read_configuration(configuration)
     dicom_candidates(folder)  # a wrong folder is told before the networks are compiled
-    casework = open_casework(settings, ("seg", "gsps", "pm", "sr"), told)
+    casework = open_casework_of_command(settings)
     with casework.executor:
         result = screen_folder(folder, out, casework)
     files = [str(path) for path in result.files]

@@ -76,9 +76,8 @@ class AnnouncementService:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
         self._now = now
-        self._lock = (
-            threading.Lock()
-        )  # two requests about one step take turns, to the end of what they record
+        # Two requests about one step take turns, to the end of what they record
+        self._lock = threading.Lock()
         self._steps = ProcedureSteps()
 
     def as_service(self) -> FurtherService:

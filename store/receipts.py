@@ -128,9 +128,8 @@ def record_instance(
     study = _study(session, instance, now)
     if association_id is not None:
         insert_if_absent(session, Carriage, {"association_id": association_id, "study_id": study.id})
-    if (
-        conflict := _conflict(session, instance, gone)
-    ) is not None:  # it came meanwhile: now its study is locked
+    # It may have come meanwhile: only now is its study locked
+    if (conflict := _conflict(session, instance, gone)) is not None:
         return conflict
     held = _held(session, instance)
     if held is not None and held.sha256 == instance.sha256:

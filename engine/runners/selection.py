@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -36,8 +37,10 @@ def open_runner(
     engines are verified against. Raises RunnerFailed.
     """
     if options.device == "torch":
-        device = "cuda" if gpu_models() else "cpu"
-        return ChosenRunner(_torch(package, options, device), "torch, as configured")
+        if gpu_models():
+            with suppress(RunnerFailed):  # a torch without CUDA, which runs here all the same
+                return ChosenRunner(_torch(package, options, "cuda"), "torch, as configured")
+        return ChosenRunner(_torch(package, options, "cpu"), "torch, as configured")
     if options.engines is None:
         return ChosenRunner(OpenVINORunner(package, options), "OpenVINO from ONNX, without built engines")
     wanted = _candidates() if options.device == "auto" else (options.device,)

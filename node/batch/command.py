@@ -69,8 +69,7 @@ def batch(
     from node.batch.running import Batch, fails
     from node.batch.showing import BatchProgress
     from node.batch.table import write_tables
-    from node.casework import open_casework
-    from node.engine_commands import told
+    from node.engine_commands import open_casework_of_command
 
     settings = _with_executor(read_configuration(configuration), executor)
     part, wanted = _shard(shard), _dates(dates)
@@ -81,7 +80,7 @@ def batch(
     with closing(Journal(out / JOURNAL)) as journal:
         progress = BatchProgress(Console(stderr=True, highlight=False))
         archive = _archive(source, wanted, journal, out, settings, progress.looked)
-        casework = open_casework(settings, ("seg", "gsps", "pm", "sr"), told)
+        casework = open_casework_of_command(settings)
         at_once = parallel or _studies_at_once(settings)
         try:
             with casework.executor, progress, _stoppable() as stop:

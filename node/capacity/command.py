@@ -152,11 +152,10 @@ def _newest_summaries(settings: Configuration) -> list[Mapping[str, Any]]:
 
 def _on_a_phantom(settings: Configuration, slices: int) -> list[StudyCost]:
     from node.capacity.costs import measured_on_a_phantom
-    from node.casework import open_casework
-    from node.engine_commands import told
+    from node.engine_commands import open_casework_of_command
     from node.offline import screen_files
 
-    casework = open_casework(settings, ("seg", "gsps", "pm", "sr"), told)
+    casework = open_casework_of_command(settings)
     with tempfile.TemporaryDirectory(prefix="lungnode-capacity-") as name, casework.executor:
         images, out = Path(name) / "images", Path(name) / "out"
         images.mkdir()

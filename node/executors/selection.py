@@ -10,7 +10,6 @@ from engine.errors import RunnerFailed
 from engine.runners.interface import RunnerOptions
 from engine.screening import open_systems
 from node.configuration import Configuration
-from node.data_owner import as_owner_of
 from node.executors.interface import Executor
 from node.executors.local import LocalExecutor
 
@@ -28,8 +27,7 @@ def open_executor(
     Raises engine.errors.PackageInvalid, engine.errors.RunnerFailed, also where Ray is asked for and not installed.
     """
     if configuration.screening.executor == "local":
-        with as_owner_of(configuration.screening.engine_cache):
-            return LocalExecutor(open_systems(models, runner, report))
+        return LocalExecutor(open_systems(models, runner, report))
     try:
         from node.executors.ray_executor import RayExecutor, RayOptions
     except ModuleNotFoundError as error:
